@@ -1,0 +1,37 @@
+import type { DType } from './dtype.ts';
+import type { Kernels } from './kernels.gen.ts';
+
+/** Bytes of one backend: `live` in tensors now, `peak` of live since the last reset, `reserved` from the system. */
+export interface BackendMemory {
+  live: number;
+  peak: number;
+  reserved: number;
+}
+
+/**
+ * Memory and kernels; knows no gradients and no shapes. A handle is a small integer that names bytes with a dtype, and for
+ * scaled dtypes a scale block; a handle that was freed throws when used. `view` shares the bytes and the scale block of its
+ * base and keeps them alive.
+ */
+export interface Backend {
+  readonly name: 'ref' | 'null' | 'cpu' | 'cuda';
+  /** One line for people: instruction set, threads, device. */
+  describe(): string;
+  /** Uninitialised; a scale block starts as [1, 1, 0, 0]. */
+  alloc(dtype: DType, size: number): number;
+  view(handle: number, offset: number, size: number): number;
+  free(handle: number): void;
+  /** Copies raw bytes into the tensor, from element 0. @throws RangeError if they do not fit exactly */
+  write(handle: number, bytes: Uint8Array): void;
+  read(handle: number, into: Uint8Array): void;
+  copy(to: number, from: number): void;
+  readScale(handle: number): Float32Array;
+  writeScale(handle: number, block: Float32Array): void;
+  /** Waits until all queued work is done (a no-op where kernels are synchronous). */
+  synchronize(): void;
+  memory(): BackendMemory;
+  resetPeak(): void;
+  /** Gives cached free memory back to the system. */
+  trim(): void;
+  readonly kernels: Kernels;
+}
