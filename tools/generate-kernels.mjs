@@ -100,10 +100,10 @@ function prototypes() {
 
 function binding() {
   let out = header('//');
-  out += '// Included by addon.cc, which provides Call (argument reading, size and dtype checks) and the handle table.\n\n';
-  for (const k of kernels) {
+  out += '// Included by addon.h, which provides Call (argument reading, size and dtype checks) and the handle table.\n\n';
+  for (const [slot, k] of kernels.entries()) {
     out += `static napi_value call_${k.name}(napi_env env, napi_callback_info info) {\n`;
-    out += `  Call call(env, info, "${k.name}", ${k.params.length});\n`;
+    out += `  Call call(env, info, "${k.name}", ${k.params.length}, ${slot});\n`;
     k.params.forEach((p, i) => {
       if (p.kind === 'int') out += `  const int64_t ${p.name} = call.integer(${i}, "${p.name}");\n`;
       if (p.kind === 'num') out += `  const double ${p.name} = call.number(${i});\n`;

@@ -1,8 +1,8 @@
 // Generated from packages/fp8-kernels/kernels.def by tools/generate-kernels.mjs. Do not edit.
-// Included by addon.cc, which provides Call (argument reading, size and dtype checks) and the handle table.
+// Included by addon.h, which provides Call (argument reading, size and dtype checks) and the handle table.
 
 static napi_value call_fill(napi_env env, napi_callback_info info) {
-  Call call(env, info, "fill", 3);
+  Call call(env, info, "fill", 3, 0);
   const int64_t n = call.integer(1, "n");
   const double value = call.number(2);
   const Tensor y = call.tensor(0, "y", bit(DType::f32) | bit(DType::bf16) | bit(DType::i32), n, false);
@@ -12,7 +12,7 @@ static napi_value call_fill(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_cast(napi_env env, napi_callback_info info) {
-  Call call(env, info, "cast", 4);
+  Call call(env, info, "cast", 4, 1);
   const int64_t n = call.integer(2, "n");
   const int64_t random = call.integer(3, "random");
   const Tensor y = call.tensor(0, "y", bit(DType::f32) | bit(DType::bf16) | bit(DType::f16) | bit(DType::e4m3) | bit(DType::e5m2), n, false);
@@ -23,7 +23,7 @@ static napi_value call_cast(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_quantize(napi_env env, napi_callback_info info) {
-  Call call(env, info, "quantize", 6);
+  Call call(env, info, "quantize", 6, 2);
   const int64_t n = call.integer(4, "n");
   const int64_t random = call.integer(5, "random");
   const Tensor y = call.tensor(0, "y", bit(DType::f16) | bit(DType::e4m3) | bit(DType::e5m2), n, false);
@@ -36,7 +36,7 @@ static napi_value call_quantize(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_quantize_rows(napi_env env, napi_callback_info info) {
-  Call call(env, info, "quantize_rows", 7);
+  Call call(env, info, "quantize_rows", 7, 3);
   const int64_t rows = call.integer(4, "rows");
   const int64_t dim = call.integer(5, "dim");
   const int64_t random = call.integer(6, "random");
@@ -50,7 +50,7 @@ static napi_value call_quantize_rows(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_accumulate_fp8(napi_env env, napi_callback_info info) {
-  Call call(env, info, "accumulate_fp8", 4);
+  Call call(env, info, "accumulate_fp8", 4, 4);
   const int64_t n = call.integer(3, "n");
   const Tensor y = call.tensor(0, "y", bit(DType::e4m3) | bit(DType::e5m2), n, false);
   const Tensor x = call.tensor(1, "x", bit(DType::f32) | bit(DType::bf16), n, false);
@@ -61,7 +61,7 @@ static napi_value call_accumulate_fp8(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_amax(napi_env env, napi_callback_info info) {
-  Call call(env, info, "amax", 3);
+  Call call(env, info, "amax", 3, 5);
   const int64_t n = call.integer(2, "n");
   const Tensor y = call.tensor(0, "y", bit(DType::f32), 1, false);
   const Tensor x = call.tensor(1, "x", bit(DType::f32) | bit(DType::bf16) | bit(DType::f16) | bit(DType::e4m3) | bit(DType::e5m2), n, false);
@@ -71,7 +71,7 @@ static napi_value call_amax(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_window_update(napi_env env, napi_callback_info info) {
-  Call call(env, info, "window_update", 3);
+  Call call(env, info, "window_update", 3, 6);
   const int64_t count = call.integer(1, "count");
   const double max = call.number(2);
   const Tensor windows = call.tensor(0, "windows", bit(DType::f32), count*18, false);
@@ -81,7 +81,7 @@ static napi_value call_window_update(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_mu_update(napi_env env, napi_callback_info info) {
-  Call call(env, info, "mu_update", 5);
+  Call call(env, info, "mu_update", 5, 7);
   const int64_t n = call.integer(2, "n");
   const double threshold = call.number(3);
   const double growth = call.number(4);
@@ -93,7 +93,7 @@ static napi_value call_mu_update(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_add(napi_env env, napi_callback_info info) {
-  Call call(env, info, "add", 4);
+  Call call(env, info, "add", 4, 8);
   const int64_t n = call.integer(3, "n");
   const Tensor y = call.tensor(0, "y", bit(DType::f32) | bit(DType::bf16), n, false);
   const Tensor a = call.tensor(1, "a", bit(DType::f32) | bit(DType::bf16), n, false);
@@ -104,7 +104,7 @@ static napi_value call_add(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_scale(napi_env env, napi_callback_info info) {
-  Call call(env, info, "scale", 4);
+  Call call(env, info, "scale", 4, 9);
   const int64_t n = call.integer(2, "n");
   const double alpha = call.number(3);
   const Tensor y = call.tensor(0, "y", bit(DType::f32) | bit(DType::bf16), n, false);
@@ -115,7 +115,7 @@ static napi_value call_scale(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_gelu_forward(napi_env env, napi_callback_info info) {
-  Call call(env, info, "gelu_forward", 4);
+  Call call(env, info, "gelu_forward", 4, 10);
   const int64_t n = call.integer(3, "n");
   const Tensor y = call.tensor(0, "y", bit(DType::f32) | bit(DType::bf16) | bit(DType::e4m3) | bit(DType::e5m2), n, false);
   const Tensor x = call.tensor(1, "x", bit(DType::f32) | bit(DType::bf16), n, false);
@@ -126,7 +126,7 @@ static napi_value call_gelu_forward(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_gelu_backward(napi_env env, napi_callback_info info) {
-  Call call(env, info, "gelu_backward", 4);
+  Call call(env, info, "gelu_backward", 4, 11);
   const int64_t n = call.integer(3, "n");
   const Tensor dx = call.tensor(0, "dx", bit(DType::f32) | bit(DType::bf16), n, false);
   const Tensor dy = call.tensor(1, "dy", bit(DType::f32) | bit(DType::bf16), n, false);
@@ -137,7 +137,7 @@ static napi_value call_gelu_backward(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_swiglu_forward(napi_env env, napi_callback_info info) {
-  Call call(env, info, "swiglu_forward", 5);
+  Call call(env, info, "swiglu_forward", 5, 12);
   const int64_t rows = call.integer(3, "rows");
   const int64_t dim = call.integer(4, "dim");
   const Tensor y = call.tensor(0, "y", bit(DType::f32) | bit(DType::bf16) | bit(DType::e4m3) | bit(DType::e5m2), rows*dim, false);
@@ -149,7 +149,7 @@ static napi_value call_swiglu_forward(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_swiglu_backward(napi_env env, napi_callback_info info) {
-  Call call(env, info, "swiglu_backward", 5);
+  Call call(env, info, "swiglu_backward", 5, 13);
   const int64_t rows = call.integer(3, "rows");
   const int64_t dim = call.integer(4, "dim");
   const Tensor dx = call.tensor(0, "dx", bit(DType::f32) | bit(DType::bf16), rows*2*dim, false);
@@ -161,7 +161,7 @@ static napi_value call_swiglu_backward(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_dropout(napi_env env, napi_callback_info info) {
-  Call call(env, info, "dropout", 8);
+  Call call(env, info, "dropout", 8, 14);
   const int64_t n = call.integer(3, "n");
   const double rate = call.number(4);
   const int64_t seed = call.integer(5, "seed");
@@ -176,7 +176,7 @@ static napi_value call_dropout(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_rope(napi_env env, napi_callback_info info) {
-  Call call(env, info, "rope", 10);
+  Call call(env, info, "rope", 10, 15);
   const int64_t rows = call.integer(2, "rows");
   const int64_t batch = call.integer(3, "batch");
   const int64_t heads = call.integer(4, "heads");
@@ -193,7 +193,7 @@ static napi_value call_rope(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_layer_norm_forward(napi_env env, napi_callback_info info) {
-  Call call(env, info, "layer_norm_forward", 9);
+  Call call(env, info, "layer_norm_forward", 9, 16);
   const int64_t rows = call.integer(6, "rows");
   const int64_t dim = call.integer(7, "dim");
   const double eps = call.number(8);
@@ -209,7 +209,7 @@ static napi_value call_layer_norm_forward(napi_env env, napi_callback_info info)
 }
 
 static napi_value call_layer_norm_backward(napi_env env, napi_callback_info info) {
-  Call call(env, info, "layer_norm_backward", 10);
+  Call call(env, info, "layer_norm_backward", 10, 17);
   const int64_t rows = call.integer(8, "rows");
   const int64_t dim = call.integer(9, "dim");
   const Tensor dx = call.tensor(0, "dx", bit(DType::f32) | bit(DType::bf16), rows*dim, false);
@@ -226,7 +226,7 @@ static napi_value call_layer_norm_backward(napi_env env, napi_callback_info info
 }
 
 static napi_value call_rms_norm_forward(napi_env env, napi_callback_info info) {
-  Call call(env, info, "rms_norm_forward", 8);
+  Call call(env, info, "rms_norm_forward", 8, 18);
   const int64_t rows = call.integer(5, "rows");
   const int64_t dim = call.integer(6, "dim");
   const double eps = call.number(7);
@@ -241,7 +241,7 @@ static napi_value call_rms_norm_forward(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_rms_norm_backward(napi_env env, napi_callback_info info) {
-  Call call(env, info, "rms_norm_backward", 9);
+  Call call(env, info, "rms_norm_backward", 9, 19);
   const int64_t rows = call.integer(7, "rows");
   const int64_t dim = call.integer(8, "dim");
   const Tensor dx = call.tensor(0, "dx", bit(DType::f32) | bit(DType::bf16), rows*dim, false);
@@ -257,7 +257,7 @@ static napi_value call_rms_norm_backward(napi_env env, napi_callback_info info) 
 }
 
 static napi_value call_gemm(napi_env env, napi_callback_info info) {
-  Call call(env, info, "gemm", 13);
+  Call call(env, info, "gemm", 13, 20);
   const int64_t m = call.integer(5, "m");
   const int64_t n = call.integer(6, "n");
   const int64_t k = call.integer(7, "k");
@@ -277,7 +277,7 @@ static napi_value call_gemm(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_column_sums(napi_env env, napi_callback_info info) {
-  Call call(env, info, "column_sums", 4);
+  Call call(env, info, "column_sums", 4, 21);
   const int64_t rows = call.integer(2, "rows");
   const int64_t dim = call.integer(3, "dim");
   const Tensor y = call.tensor(0, "y", bit(DType::f32), dim, false);
@@ -288,7 +288,7 @@ static napi_value call_column_sums(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_attention_forward(napi_env env, napi_callback_info info) {
-  Call call(env, info, "attention_forward", 9);
+  Call call(env, info, "attention_forward", 9, 22);
   const int64_t seq = call.integer(3, "seq");
   const int64_t batch = call.integer(4, "batch");
   const int64_t heads = call.integer(5, "heads");
@@ -304,7 +304,7 @@ static napi_value call_attention_forward(napi_env env, napi_callback_info info) 
 }
 
 static napi_value call_attention_backward(napi_env env, napi_callback_info info) {
-  Call call(env, info, "attention_backward", 11);
+  Call call(env, info, "attention_backward", 11, 23);
   const int64_t seq = call.integer(5, "seq");
   const int64_t batch = call.integer(6, "batch");
   const int64_t heads = call.integer(7, "heads");
@@ -322,7 +322,7 @@ static napi_value call_attention_backward(napi_env env, napi_callback_info info)
 }
 
 static napi_value call_attention_cached(napi_env env, napi_callback_info info) {
-  Call call(env, info, "attention_cached", 12);
+  Call call(env, info, "attention_cached", 12, 24);
   const int64_t seq = call.integer(4, "seq");
   const int64_t batch = call.integer(5, "batch");
   const int64_t heads = call.integer(6, "heads");
@@ -341,7 +341,7 @@ static napi_value call_attention_cached(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_embedding_forward(napi_env env, napi_callback_info info) {
-  Call call(env, info, "embedding_forward", 11);
+  Call call(env, info, "embedding_forward", 11, 25);
   const int64_t rows = call.integer(4, "rows");
   const int64_t dim = call.integer(5, "dim");
   const int64_t vocab = call.integer(6, "vocab");
@@ -359,7 +359,7 @@ static napi_value call_embedding_forward(napi_env env, napi_callback_info info) 
 }
 
 static napi_value call_embedding_backward(napi_env env, napi_callback_info info) {
-  Call call(env, info, "embedding_backward", 11);
+  Call call(env, info, "embedding_backward", 11, 26);
   const int64_t rows = call.integer(4, "rows");
   const int64_t dim = call.integer(5, "dim");
   const int64_t vocab = call.integer(6, "vocab");
@@ -377,7 +377,7 @@ static napi_value call_embedding_backward(napi_env env, napi_callback_info info)
 }
 
 static napi_value call_softmax_cross_entropy(napi_env env, napi_callback_info info) {
-  Call call(env, info, "softmax_cross_entropy", 8);
+  Call call(env, info, "softmax_cross_entropy", 8, 27);
   const int64_t rows = call.integer(3, "rows");
   const int64_t vocab = call.integer(4, "vocab");
   const double grad_scale = call.number(5);
@@ -392,7 +392,7 @@ static napi_value call_softmax_cross_entropy(napi_env env, napi_callback_info in
 }
 
 static napi_value call_sum(napi_env env, napi_callback_info info) {
-  Call call(env, info, "sum", 4);
+  Call call(env, info, "sum", 4, 28);
   const int64_t n = call.integer(2, "n");
   const double alpha = call.number(3);
   const Tensor y = call.tensor(0, "y", bit(DType::f32), 1, false);
@@ -403,7 +403,7 @@ static napi_value call_sum(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_sum_squares(napi_env env, napi_callback_info info) {
-  Call call(env, info, "sum_squares", 3);
+  Call call(env, info, "sum_squares", 3, 29);
   const int64_t n = call.integer(2, "n");
   const Tensor y = call.tensor(0, "y", bit(DType::f32), 1, false);
   const Tensor x = call.tensor(1, "x", bit(DType::f32) | bit(DType::bf16) | bit(DType::f16) | bit(DType::e4m3) | bit(DType::e5m2), n, false);
@@ -413,7 +413,7 @@ static napi_value call_sum_squares(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_clip_control(napi_env env, napi_callback_info info) {
-  Call call(env, info, "clip_control", 4);
+  Call call(env, info, "clip_control", 4, 30);
   const int64_t count = call.integer(2, "count");
   const double max_norm = call.number(3);
   const Tensor control = call.tensor(0, "control", bit(DType::f32), 4, false);
@@ -424,7 +424,7 @@ static napi_value call_clip_control(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_adamw(napi_env env, napi_callback_info info) {
-  Call call(env, info, "adamw", 12);
+  Call call(env, info, "adamw", 12, 31);
   const int64_t n = call.integer(6, "n");
   const double lr = call.number(7);
   const double beta1 = call.number(8);
@@ -443,7 +443,7 @@ static napi_value call_adamw(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_random_normal(napi_env env, napi_callback_info info) {
-  Call call(env, info, "random_normal", 6);
+  Call call(env, info, "random_normal", 6, 32);
   const int64_t n = call.integer(1, "n");
   const double std = call.number(2);
   const int64_t seed = call.integer(3, "seed");
