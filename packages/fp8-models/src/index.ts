@@ -1,1 +1,3 @@
-export {};
+export * from './tokenizer/index.ts';
+export { argmax, sampleToken, type SamplingOptions } from './sampling.ts';
+export { hash32, uniform } from './random.ts';

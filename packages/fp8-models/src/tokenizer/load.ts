@@ -1,0 +1,61 @@
+import { existsSync, readFileSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { UserError } from 'fp8-core';
+import { bpeFromJson } from './bpe.ts';
+import { ByteTokenizer } from './byte.ts';
+import { eosTokenOf, HfTokenizer, type TokenizerConfig } from './hf.ts';
+import type { Tokenizer, TokenizerJson } from './tokenizer.ts';
+
+/**
+ * Loads a tokenizer in Hugging Face's format.
+ * @param path a folder with `tokenizer.json` (and `tokenizer_config.json`, if there), or the file itself
+ * @throws UserError naming the file and what is wrong with it
+ */
+export function loadTokenizer(path: string): Tokenizer {
+  const isDir = existsSync(path) && statSync(path).isDirectory();
+  const file = isDir ? join(path, 'tokenizer.json') : path;
+  if (!existsSync(file))
+    throw new UserError(`tokenizer: ${file} does not exist; give a folder that has a tokenizer.json`);
+  const configFile = isDir ? join(path, 'tokenizer_config.json') : undefined;
+  const config = configFile !== undefined && existsSync(configFile) ? (readJson(configFile) as TokenizerConfig) : {};
+  return tokenizerFromJson(readJson(file) as TokenizerJson, config, file);
+}
+
+/**
+ * Builds a tokenizer from the content of `tokenizer.json`, by our own encoder where it gives the same ids, else by the
+ * library.
+ * @param origin named in error messages
+ */
+export function tokenizerFromJson(
+  json: TokenizerJson,
+  config: TokenizerConfig = {},
+  origin = 'tokenizer.json',
+): Tokenizer {
+  if (typeof json !== 'object' || json === null || typeof json.model !== 'object' || json.model === null)
+    throw new UserError(`tokenizer: ${origin} has no "model"; it is not a Hugging Face tokenizer.json`);
+  try {
+    const own = bpeFromJson(json, eosTokenOf(config));
+    return own === undefined ? new HfTokenizer(json, config) : (asByteTokenizer(json, own.vocabSize) ?? own);
+  } catch (error) {
+    if (error instanceof UserError) throw error;
+    throw new UserError(`tokenizer: ${origin} cannot be used: ${error instanceof Error ? error.message : error}`);
+  }
+}
+
+/** The vocabulary of a ByteTokenizer, recognised: 256 bytes under their own values, special tokens after them, no merges. */
+function asByteTokenizer(json: TokenizerJson, vocabSize: number): ByteTokenizer | undefined {
+  const special = (json.added_tokens ?? []).toSorted((a, b) => a.id - b.id);
+  if ((json.model.merges as unknown[]).length > 0 || vocabSize !== 256 + special.length) return undefined;
+  const candidate = new ByteTokenizer({ specialTokens: special.map((token) => token.content) });
+  const vocab = json.model.vocab as Record<string, number>;
+  const expected = candidate.toJSON().model.vocab as Record<string, number>;
+  return Object.keys(expected).every((token) => vocab[token] === expected[token]) ? candidate : undefined;
+}
+
+function readJson(file: string): unknown {
+  try {
+    return JSON.parse(readFileSync(file, 'utf8'));
+  } catch (error) {
+    throw new UserError(`tokenizer: ${file} cannot be read: ${error instanceof Error ? error.message : error}`);
+  }
+}
