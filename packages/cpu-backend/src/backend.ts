@@ -1,7 +1,15 @@
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
-import { type Backend, type BackendMemory, bindKernels, type DType, dtypes, type NativeKernels, UserError } from 'fp8-core';
+import {
+  type Backend,
+  type BackendMemory,
+  bindKernels,
+  type DType,
+  dtypes,
+  type NativeKernels,
+  UserError,
+} from 'fp8-core';
 
 interface Addon {
   alloc(dtype: number, size: number): number;
@@ -58,7 +66,9 @@ export function cpuBackend(): CpuBackend {
 
 function load(): CpuBackend {
   if (!isCpuBackendBuilt()) {
-    throw new UserError('cpu-backend: the native addon is not built; run `npm run build:native` (needs a C++ compiler)');
+    throw new UserError(
+      'cpu-backend: the native addon is not built; run `npm run build:native` (needs a C++ compiler)',
+    );
   }
   let addon: Addon;
   try {

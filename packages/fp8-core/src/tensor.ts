@@ -98,6 +98,9 @@ export function empty(backend: Backend, shape: Shape, dtype: DType): Tensor {
   return new Tensor(backend, backend.alloc(dtype, sizeOf(shape)), dtype, shape, null, currentCategory());
 }
 
+/** An uninitialised tensor of the same backend, shape and dtype. */
+export const emptyLike = (t: Tensor): Tensor => empty(t.backend, t.shape, t.dtype);
+
 const scopes: Tensor[][] = [];
 
 /**
@@ -130,6 +133,14 @@ function runScope<T>(fn: () => T, toOuter: boolean): T {
       else outer?.push(t);
     }
   }
+}
+
+/** Runs `fn` in the open scope and tells which tensors it made there. For the tape. */
+export function watchScope<T>(fn: () => T): { result: T; made: readonly Tensor[] } {
+  const open = scopes.at(-1);
+  const before = open?.length ?? 0;
+  const result = fn();
+  return { result, made: open?.slice(before) ?? [] };
 }
 
 function keptBy(result: unknown): Set<unknown> {

@@ -1,0 +1,109 @@
+// The output head and the cross-entropy, fused in chunks of rows: the [T B, V] logits are never stored whole.
+//
+// In training the forward pass already computes the gradients. The loss is the end of the graph and its gradient is a known
+// constant, so each chunk goes logits -> dlogits in place -> dx, dw at once; keeping the logits for a backward pass would cost
+// their memory, recomputing them a third more of the head's work. Backward then only hands out dx.
+import type { Parameter } from '../parameter.ts';
+import { defineOp, isTraining } from '../tape.ts';
+import { empty, scope, type Tensor } from '../tensor.ts';
+import { accumulateProduct, rowsOf } from './linear.ts';
+
+export interface HeadLossOptions {
+  /** Gradient of the mean loss: 1 / micro-batches for gradient accumulation. */
+  gradScale?: number;
+  /** Label smoothing in [0, 1). */
+  smoothing?: number;
+  /** Bytes of logits at a time; sets the rows of a chunk. */
+  chunkBytes?: number;
+}
+
+const defaultChunkBytes = 64 * 2 ** 20;
+
+/**
+ * Mean cross-entropy in nats over targets that are not negative.
+ * @param x [T, B, C]
+ * @param weight the head [V, C]
+ * @param targets i32 [T, B]; a negative target is ignored
+ * @param numTargets how many targets are not negative: the divisor of the mean
+ * @returns f32 [1]
+ */
+export const headLoss = defineOp({
+  name: 'headLoss',
+  forward(context, x: Tensor, weight: Parameter, targets: Tensor, numTargets: number, options: HeadLossOptions = {}) {
+    const { gradScale = 1, smoothing = 0, chunkBytes = defaultChunkBytes } = options;
+    const { backend } = x;
+    const { kernels } = backend;
+    const rows = rowsOf(x);
+    const [vocab, dim] = weight.shape;
+    if (targets.size !== rows) throw new RangeError(`headLoss: x has ${rows} rows, targets are [${targets.shape}]`);
+    const backward = isTraining() && context.wants[0] === true;
+    const chunk = chunkRows(rows, vocab * (x.dtype === 'f32' ? 4 : 2), chunkBytes);
+    const compute_f32 = x.dtype === 'f32' ? 1 : 0;
+    const losses = empty(backend, [rows], 'f32');
+    const flat = x.reshape(rows, dim);
+    const flatTargets = targets.reshape(rows);
+    const dx = backward ? empty(backend, x.shape, x.dtype) : null;
+    const flatDx = dx?.reshape(rows, dim);
+    for (let begin = 0; begin < rows; begin += chunk) {
+      const end = Math.min(rows, begin + chunk);
+      scope(() => {
+        const m = end - begin;
+        const part = flat.slice(begin, end);
+        const logits = empty(backend, [m, vocab], x.dtype);
+        kernels.gemm({
+          c: logits,
+          a: part,
+          b: weight.data,
+          m,
+          n: vocab,
+          k: dim,
+          trans_a: 0,
+          trans_b: 1,
+          accumulate: 0,
+          compute_f32,
+          alpha: 1,
+        });
+        kernels.softmax_cross_entropy({
+          logits,
+          loss: losses.slice(begin, end),
+          targets: flatTargets.slice(begin, end),
+          rows: m,
+          vocab,
+          grad_scale: gradScale / numTargets,
+          smoothing,
+          backward: backward ? 1 : 0,
+        });
+        if (!flatDx) return;
+        const c = flatDx.slice(begin, end);
+        kernels.gemm({
+          c,
+          a: logits,
+          b: weight.data,
+          m,
+          n: dim,
+          k: vocab,
+          trans_a: 0,
+          trans_b: 0,
+          accumulate: 0,
+          compute_f32,
+          alpha: 1,
+        });
+        accumulateProduct(weight, logits, part, m, compute_f32);
+      });
+    }
+    if (dx) context.save(dx);
+    const loss = empty(backend, [1], 'f32');
+    kernels.sum({ y: loss, x: losses, n: rows, alpha: 1 / numTargets });
+    return loss;
+  },
+  backward(context) {
+    return [context.saved[0] ?? null, null];
+  },
+});
+
+/** Rows of a chunk: as many as fit the budget, evenly split, in multiples of 16. */
+function chunkRows(rows: number, rowBytes: number, budget: number): number {
+  const most = Math.max(16, Math.floor(budget / rowBytes));
+  const chunks = Math.ceil(rows / most);
+  return Math.ceil(rows / chunks / 16) * 16;
+}

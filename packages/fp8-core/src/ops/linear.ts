@@ -1,0 +1,175 @@
+// The one place where FP8 meets matrix products.
+//
+//   forward    y  = x w^T + b        x in e4m3, w in e4m3
+//   backward   dx = dy w             dy in e5m2
+//              dw = dy^T x           into the weight's gradient, in its own dtype
+//
+// All sums are FP32; scales are applied in the product's epilogue. What is saved is the FP8 x, not the original. A weight
+// stored in FP16 or BF16 is cast to e4m3 for each use and the cast freed at once: one more pass over the weight (about 2 % of
+// a step), no second copy in memory. With a plain recipe the same code runs on unquantised tensors.
+import type { Backend } from '../backend.ts';
+import type { ActDType } from '../dtype.ts';
+import type { Parameter } from '../parameter.ts';
+import type { Cast, Fp8Gemm, Recipe } from '../recipe.ts';
+import { activeWindow, type CastSite } from '../scaling.ts';
+import { defineOp } from '../tape.ts';
+import { empty, sizeOf, type Tensor } from '../tensor.ts';
+
+/** What `linear` needs of a layer. */
+export interface LinearLayer {
+  /** [out, in] */
+  readonly weight: Parameter;
+  /** [out], float32 */
+  readonly bias: Parameter | null;
+  readonly recipe: Recipe;
+  readonly sites: { x: CastSite; w: CastSite; dy: CastSite } | null;
+}
+
+/** Casts to FP8 at a site; returns `x` itself if a producer already made it FP8. */
+export function quantizeAt(x: Tensor, site: CastSite): Tensor {
+  if (x.dtype === site.dtype) return x;
+  const y = empty(x.backend, x.shape, site.dtype);
+  x.backend.kernels.quantize({ y, x, window: activeWindow(site), n: x.size, random: 0 });
+  return y;
+}
+
+const isFp8 = (gemm: Recipe['gemm']): gemm is Fp8Gemm => typeof gemm === 'object';
+
+/** The weight as the product reads it: FP8 when the recipe says so. */
+const computeWeight = (layer: LinearLayer): Tensor =>
+  layer.sites ? quantizeAt(layer.weight.data, layer.sites.w) : layer.weight.data;
+
+/**
+ * y = x w^T + b over the last dim.
+ * @param x [..., in], in the recipe's activation dtype or already cast at the layer's x site
+ * @returns [..., out] in the recipe's activation dtype
+ * @throws RangeError if x's last dim is not the weight's
+ */
+export const linear = defineOp({
+  name: 'linear',
+  forward(context, x: Tensor, layer: LinearLayer) {
+    const [n, k] = layer.weight.shape;
+    if (x.shape.at(-1) !== k) {
+      throw new RangeError(
+        `linear ${layer.weight.name}: x is [${x.shape}] but w is [${n}, ${k}]; their last dims must match`,
+      );
+    }
+    const { recipe } = layer;
+    const a = layer.sites ? quantizeAt(x, layer.sites.x) : x;
+    const y = empty(x.backend, [...x.shape.slice(0, -1), n], recipe.act);
+    x.backend.kernels.gemm({
+      c: y,
+      a,
+      b: computeWeight(layer),
+      bias: layer.bias?.data,
+      m: x.size / k,
+      n,
+      k,
+      trans_a: 0,
+      trans_b: 1,
+      accumulate: 0,
+      compute_f32: recipe.gemm === 'f32' ? 1 : 0,
+      alpha: 1,
+    });
+    context.save(a);
+    context.state = layer;
+    return y;
+  },
+  backward(context, dy) {
+    const layer = context.state as LinearLayer;
+    const [a] = context.saved;
+    const [n, k] = layer.weight.shape;
+    const m = dy.size / n;
+    const { backend } = dy;
+    const compute_f32 = layer.recipe.gemm === 'f32' ? 1 : 0;
+    const g = gradientOfOutput(dy, layer, m, n);
+    let dx: Tensor | null = null;
+    if (context.wants[0]) {
+      dx = empty(backend, [...dy.shape.slice(0, -1), k], layer.recipe.act);
+      const b = computeWeight(layer);
+      backend.kernels.gemm({
+        c: dx,
+        a: g,
+        b,
+        m,
+        n: k,
+        k: n,
+        trans_a: 0,
+        trans_b: 0,
+        accumulate: 0,
+        compute_f32,
+        alpha: 1,
+      });
+    }
+    accumulateProduct(layer.weight, g, a, m, compute_f32);
+    return [dx];
+  },
+});
+
+/** dy as the products read it, its column sums added to the bias gradient on the way. */
+function gradientOfOutput(dy: Tensor, layer: LinearLayer, rows: number, dim: number): Tensor {
+  const { kernels } = dy.backend;
+  const sums = layer.bias?.gradForAdding() ?? null;
+  if (!layer.sites) {
+    if (sums) kernels.column_sums({ y: sums, x: dy, rows, dim });
+    return dy;
+  }
+  const site = layer.sites.dy;
+  const g = empty(dy.backend, dy.shape, site.dtype);
+  kernels.quantize_rows({ y: g, sums, x: dy, window: activeWindow(site), rows, dim, random: 0 });
+  return g;
+}
+
+/** Adds g^T a to the gradient of a weight [out, in]; g [m, out], a [m, in]. */
+export function accumulateProduct(weight: Parameter, g: Tensor, a: Tensor, m: number, compute_f32: number): void {
+  const { backend } = weight;
+  const [n, k] = weight.shape;
+  const product = (c: Tensor, accumulate: boolean): void =>
+    backend.kernels.gemm({
+      c,
+      a: g,
+      b: a,
+      m: n,
+      n: k,
+      k: m,
+      trans_a: 1,
+      trans_b: 0,
+      accumulate: accumulate ? 1 : 0,
+      compute_f32,
+      alpha: 1,
+    });
+  const { grad, accumulate } = weight.gradForAccumulation();
+  if (grad.dtype === 'f32') return product(grad, accumulate);
+  const exact = empty(backend, weight.shape, 'f32');
+  product(exact, false);
+  const { mu } = weight;
+  if (accumulate) backend.kernels.accumulate_fp8({ y: grad, x: exact, mu, n: exact.size });
+  else backend.kernels.quantize({ y: grad, x: exact, mu, n: exact.size, random: 0 });
+}
+
+/** The cast sites of a linear layer called `name`; null for recipes without FP8 products. */
+export function linearSites(
+  name: string,
+  recipe: Recipe,
+  makeSite: (name: string, cast: Cast) => CastSite,
+): LinearLayer['sites'] {
+  const { gemm } = recipe;
+  if (!isFp8(gemm)) return null;
+  // A weight stored in FP8 already is what the product reads; it needs no site of its own.
+  const storedFp8 = recipe.linear.weight === 'e4m3' || recipe.linear.weight === 'e5m2';
+  return {
+    x: makeSite(`${name}.x`, gemm.x),
+    w: storedFp8 ? { dtype: gemm.w.dtype, window: null } : makeSite(`${name}.w`, gemm.w),
+    dy: makeSite(`${name}.dy`, gemm.dy),
+  };
+}
+
+/** Shape of an activation with `dim` channels over the same rows as `x`. */
+export const withLastDim = (x: Tensor, dim: number): number[] => [...x.shape.slice(0, -1), dim];
+
+/** An output of a producer that may cast at the next layer's site: activation dtype, or FP8. */
+export function emptyFor(backend: Backend, shape: number[], act: ActDType, site: CastSite | null): Tensor {
+  return empty(backend, shape, site ? site.dtype : act);
+}
+
+export const rowsOf = (x: Tensor): number => sizeOf(x.shape.slice(0, -1));

@@ -1,0 +1,15 @@
+import type { Recipe } from '../recipe.ts';
+import { plain } from './formats.ts';
+
+/** The yardstick of correctness: nothing is narrower than float32. */
+export const fp32: Recipe = {
+  name: 'fp32',
+  summary: 'everything in float32',
+  act: 'f32',
+  gemm: 'f32',
+  linear: plain,
+  embedding: plain,
+  vector: plain,
+  autoScale: null,
+  parallelPayload: 'f32',
+};
