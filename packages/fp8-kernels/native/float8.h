@@ -20,7 +20,8 @@
 #if defined(__CUDACC__)
 #define FP8_HD __host__ __device__ __forceinline__
 #else
-#define FP8_HD inline
+// Static: a copy in each translation unit, as units are compiled with different instruction sets (see cpu-backend/native/vec.h).
+#define FP8_HD static inline
 #endif
 
 namespace fp8lm {
