@@ -3,6 +3,7 @@ export * from './codec.ts';
 export * from './dtype.ts';
 export * from './errors.ts';
 export * from './kernels.gen.ts';
+export * from './layers/index.ts';
 export * from './memory.ts';
 export * from './module.ts';
 export * from './ops/index.ts';

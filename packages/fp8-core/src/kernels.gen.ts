@@ -3,7 +3,7 @@ import type { DType } from './dtype.ts';
 import type { Tensor } from './tensor.ts';
 
 export interface FillArgs {
-  /** out f32|bf16|i32 [n] */
+  /** out f32|bf16|f16|e4m3|e5m2|i32 [n] */
   y: Tensor;
   n: number;
   value: number;
@@ -506,7 +506,7 @@ export interface KernelParam {
 
 export const kernelTable: Record<keyof Kernels, readonly KernelParam[]> = {
   fill: [
-    { name: 'y', kind: 'tensor', access: 'out', dtypes: ['f32', 'bf16', 'i32'], optional: false, size: (a) => a.n },
+    { name: 'y', kind: 'tensor', access: 'out', dtypes: ['f32', 'bf16', 'f16', 'e4m3', 'e5m2', 'i32'], optional: false, size: (a) => a.n },
     { name: 'n', kind: 'int' },
     { name: 'value', kind: 'num' },
   ],

@@ -5,7 +5,7 @@ static napi_value call_fill(napi_env env, napi_callback_info info) {
   Call call(env, info, "fill", 3, 0);
   const int64_t n = call.integer(1, "n");
   const double value = call.number(2);
-  const Tensor y = call.tensor(0, "y", bit(DType::f32) | bit(DType::bf16) | bit(DType::i32), n, false);
+  const Tensor y = call.tensor(0, "y", bit(DType::f32) | bit(DType::bf16) | bit(DType::f16) | bit(DType::e4m3) | bit(DType::e5m2) | bit(DType::i32), n, false);
   if (call.failed()) return nullptr;
   call.run([&] { fp8lm::fill(y, n, value); });
   return nullptr;

@@ -1,3 +1,5 @@
 export * from './tokenizer/index.ts';
 export { argmax, sampleToken, type SamplingOptions } from './sampling.ts';
 export { hash32, uniform } from './random.ts';
+export * from './config.ts';
+export * from './gpt.ts';

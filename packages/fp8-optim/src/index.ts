@@ -1,1 +1,2 @@
-export {};
+export * from './adamw.ts';
+export * from './schedule.ts';
