@@ -1,0 +1,185 @@
+// The cast group of kernels.def: scale decisions and threads; the loops are in casts_body.h.
+#include "casts.h"
+
+#include "../../fp8-kernels/native/kernels.gen.h"
+#include "../../fp8-kernels/native/philox.h"
+#include "ranges.h"
+
+namespace fp8lm {
+
+namespace {
+
+int index(const Tensor& t) { return int(t.dtype); }
+
+float amaxOf(const Tensor& x, int64_t n) {
+  const AmaxFn fn = castsTable().amax[index(x)];
+  const CastStats stats = mergeRanges<CastStats>(n, [&](int64_t begin, int64_t end) {
+    return CastStats{fn(x.data, begin, end), 0};
+  });
+  return stats.amax * (x.scale ? x.scaleInv() : 1.0f);
+}
+
+// --- stochastic rounding: element by element, with float8.h -------------------------------------------------------------
+float decode(const Tensor& x, int64_t i) {
+  switch (x.dtype) {
+    case DType::bf16: return decodeBF16(x.as<uint16_t>()[i]);
+    case DType::f16: return decodeF16(x.as<uint16_t>()[i]) * x.scaleInv();
+    case DType::e4m3: return decodeE4M3(x.as<uint8_t>()[i]) * x.scaleInv();
+    case DType::e5m2: return decodeE5M2(x.as<uint8_t>()[i]) * x.scaleInv();
+    default: return x.as<float>()[i];
+  }
+}
+
+void encodeStochastic(const Tensor& y, int64_t i, float t, uint32_t word) {
+  if (y.dtype == DType::e4m3) y.as<uint8_t>()[i] = encodeE4M3Stochastic(t, word);
+  else if (y.dtype == DType::e5m2) y.as<uint8_t>()[i] = encodeE5M2Stochastic(t, word);
+  else {
+    const uint32_t u = bitsOf(t), abs = u & 0x7fffffffu, sign = (u >> 16) & 0x8000u;
+    uint32_t code = 0x7e00u;
+    if (abs <= 0x7f800000u) {
+      code = abs >= 0x7f000000u ? 0x7c00u : roundMagnitudeStochastic<10, 15>(abs, word);
+      if (code > 0x7bffu) code = 0x7bffu;
+    }
+    y.as<uint16_t>()[i] = uint16_t(sign | code);
+  }
+}
+
+CastStats castStochastic(const Tensor& y, const Tensor& x, float scale, int64_t random, int64_t begin, int64_t end) {
+  const PhiloxKey key = philoxKey(uint64_t(random));
+  const float limit = maxOf(y.dtype);
+  uint32_t largest = 0;
+  CastStats stats;
+  PhiloxWords words{};
+  for (int64_t i = begin; i < end; i++) {  // begin is a multiple of 4
+    if ((i & 3) == 0) words = philox(key, uint64_t(i) >> 2, kRoundingStream);
+    const float v = decode(x, i), t = v * scale;
+    const uint32_t bits = bitsOf(v) & 0x7fffffffu;
+    if (bits > largest) largest = bits;
+    stats.saturated += std::fabs(t) > limit;
+    encodeStochastic(y, i, t, words.w[i & 3]);
+  }
+  stats.amax = floatOf(largest > 0x7f800000u ? 0x7f800000u : largest);
+  return stats;
+}
+
+/// y = x at a given scale; for f32 and bf16 outputs the scale and `random` play no part.
+CastStats castAll(const Tensor& y, const Tensor& x, float scale, int64_t n, int64_t random) {
+  const bool scaled = y.dtype >= DType::f16;
+  const CastFn fn = castsTable().cast[index(y)][index(x)];
+  return mergeRanges<CastStats>(n, [&](int64_t begin, int64_t end) {
+    return random && scaled ? castStochastic(y, x, scale, random, begin, end)
+                            : fn(y.data, x.data, x.scaleInv(), scale, begin, end);
+  });
+}
+
+/// Column sums by chunks of rows: f(partial, begin, end) fills `partial` (dim floats); sums += partials, in order.
+template <class F> void addChunks(float* sums, const RowChunks& chunks, int64_t dim, F&& f) {
+  float* const partials = scratchFloats(size_t(chunks.count * dim));
+  parallelFor(chunks.count, kSerial / (chunks.size * dim + 1) + 1, [&](int thread, int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; c++) f(thread, partials + c * dim, chunks.begin(c), chunks.end(c));
+  });
+  if (!sums) return;
+  for (int64_t c = 0; c < chunks.count; c++)
+    for (int64_t k = 0; k < dim; k++) sums[k] += partials[c * dim + k];
+}
+
+}  // namespace
+
+void fill(const Tensor& y, int64_t n, double value) {
+  forRanges(n, [&](int, int64_t begin, int64_t end) {
+    if (y.dtype == DType::bf16) {
+      const uint16_t code = encodeBF16(float(value));
+      for (int64_t i = begin; i < end; i++) y.as<uint16_t>()[i] = code;
+    } else {
+      const uint32_t word = y.dtype == DType::i32 ? uint32_t(int32_t(value)) : bitsOf(float(value));
+      for (int64_t i = begin; i < end; i++) y.as<uint32_t>()[i] = word;
+    }
+  });
+}
+
+void cast(const Tensor& y, const Tensor& x, int64_t n, int64_t random) {
+  const bool scaled = y.dtype >= DType::f16;
+  const float scale = scaled && y.scale ? y.scale[kScale] : 1.0f;
+  const CastStats stats = castAll(y, x, scale, n, random);
+  if (scaled) writeScale(y, scale, stats);
+}
+
+void quantize(const Tensor& y, const Tensor& x, const Tensor& window, const Tensor& mu, int64_t n, int64_t random) {
+  writeScaled(
+      y, window, mu ? mu.as<float>()[0] : 1.0f, [&] { return amaxOf(x, n); },
+      [&](float scale) { return castAll(y, x, scale, n, random); });
+}
+
+void quantize_rows(const Tensor& y, const Tensor& sums, const Tensor& x, const Tensor& window, int64_t rows, int64_t dim,
+                   int64_t random) {
+  const RowChunks chunks(rows);
+  writeScaled(
+      y, window, 1.0f, [&] { return amaxOf(x, rows * dim); },
+      [&](float scale) {
+        if (!sums) return castAll(y, x, scale, rows * dim, random);
+        std::vector<CastStats> parts(static_cast<size_t>(numThreads()));
+        const CastRowsFn fn = castsTable().castRows[index(y) - int(DType::e4m3)][index(x)];
+        const auto sumsOnly = castsTable().columnSums[index(x)];
+        addChunks(sums.as<float>(), chunks, dim, [&](int thread, float* partial, int64_t begin, int64_t end) {
+          if (random) sumsOnly(partial, x.data, begin, end, dim);
+          else parts[size_t(thread)].merge(fn(y.data, partial, x.data, scale, begin, end, dim));
+        });
+        if (random) return castAll(y, x, scale, rows * dim, random);
+        for (size_t i = 1; i < parts.size(); i++) parts[0].merge(parts[i]);
+        return parts[0];
+      });
+}
+
+void column_sums(const Tensor& y, const Tensor& x, int64_t rows, int64_t dim) {
+  const auto fn = castsTable().columnSums[index(x)];
+  addChunks(y.as<float>(), RowChunks(rows), dim, [&](int, float* partial, int64_t begin, int64_t end) {
+    fn(partial, x.data, begin, end, dim);
+  });
+}
+
+void accumulate_fp8(const Tensor& y, const Tensor& x, const Tensor& mu, int64_t n) {
+  const int to = index(y) - int(DType::e4m3), from = index(x);
+  const float inv = y.scaleInv();
+  writeScaled(
+      y, Tensor{}, mu ? mu.as<float>()[0] : 1.0f,
+      [&] {
+        return mergeRanges<CastStats>(n, [&](int64_t begin, int64_t end) {
+                 return CastStats{castsTable().accumulateAmax[to][from](y.data, x.data, inv, begin, end), 0};
+               }).amax;
+      },
+      [&](float scale) {
+        return mergeRanges<CastStats>(n, [&](int64_t begin, int64_t end) {
+          return castsTable().accumulate[to][from](y.data, x.data, inv, scale, begin, end);
+        });
+      });
+}
+
+void amax(const Tensor& y, const Tensor& x, int64_t n) { y.as<float>()[0] = amaxOf(x, n); }
+
+void window_update(const Tensor& windows, int64_t count, double max) {
+  for (int64_t i = 0; i < count; i++) {
+    float* const w = windows.as<float>() + i * kWindowBlock;
+    float* const history = w + kWindowHistory;
+    float a = w[kWindowAmax];
+    const bool bad = (bitsOf(a) & 0x7fffffffu) >= 0x7f800000u;
+    if (bad) a = 0.0f;
+    float largest = a;
+    for (int k = 0; k < kWindow - 1; k++) largest = history[k] > largest ? history[k] : largest;
+    w[kWindowScale] = scaleFor(largest, float(max), w[kWindowScale] > 0 ? w[kWindowScale] : 1.0f);
+    for (int k = kWindow - 2; k > 0; k--) history[k] = history[k - 1];
+    history[0] = a;
+    w[kWindowCount] = bad ? 0.0f : w[kWindowCount] + 1 < float(kWindow) ? w[kWindowCount] + 1 : float(kWindow);
+    w[kWindowAmax] = 0.0f;
+  }
+}
+
+void mu_update(const Tensor& mu, const Tensor& x, int64_t n, double threshold, double growth) {
+  const uint8_t code = x.dtype == DType::e4m3 ? 0x7e : 0x7b;
+  const CastStats stats = mergeRanges<CastStats>(n, [&](int64_t begin, int64_t end) {
+    return CastStats{0.0f, castsTable().countCodes(x.as<uint8_t>(), code, begin, end)};
+  });
+  float& value = mu.as<float>()[0];
+  value = n > 0 && double(stats.saturated) / double(n) > threshold ? value * 0.5f : value * float(growth);
+}
+
+}  // namespace fp8lm

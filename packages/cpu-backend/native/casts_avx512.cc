@@ -1,0 +1,1 @@
+#include "casts_body.h"

@@ -1,0 +1,51 @@
+// Where a kernel's float32 results go: a stored tensor, scaled or not, or only their amax. An op with an fp8 output is one
+// template over its sink, run with AmaxSink and then with Sink<E4M3> just in time, or with Sink<E4M3> alone.
+#pragma once
+#include "scaling.h"
+#include "vec.h"
+
+namespace fp8lm::FP8_VEC {
+
+struct Nowhere {};  // a memory type that is not stored
+
+/// The largest |x| as bits, which order like magnitudes with NaN above infinity.
+struct AmaxSink {
+  I32 bits = I32(0);
+  FP8_INLINE AmaxSink() = default;
+  FP8_INLINE AmaxSink(void*, float) {}
+  FP8_INLINE void put(F32 x) { bits = max(bits, bitsOf(x) & I32(0x7fffffff)); }
+  FP8_INLINE void put(int64_t, F32 x, int64_t count) { put(firstLanes(x, count)); }
+  FP8_INLINE float amax() const {
+    const uint32_t u = uint32_t(maxLanes(bits));
+    return fp8lm::floatOf(u > 0x7f800000u ? 0x7f800000u : u);
+  }
+  FP8_INLINE CastStats stats() const { return {amax(), 0}; }
+};
+
+template <class Y> constexpr float maxStored = 3.402823466e38f;
+template <> constexpr float maxStored<F16> = 65504.0f;
+template <> constexpr float maxStored<E4M3> = 448.0f;
+template <> constexpr float maxStored<E5M2> = 57344.0f;
+
+/// Stores to y[i ...] as Y: times the scale for scaled types, with amax and the number of clamped values; plain otherwise.
+template <class Y> struct Sink {
+  Y* y;
+  F32 scale;
+  AmaxSink largest;
+  I32 clamped = I32(0);
+  FP8_INLINE Sink(void* y_, float scale_) : y(static_cast<Y*>(y_)), scale(scale_) {}
+  FP8_INLINE void put(int64_t i, F32 x, int64_t count) {
+    if constexpr (isSame<Y, Nowhere>) return;
+    else if constexpr (isScaled<Y>) {
+      const F32 counted = firstLanes(x, count), t = counted * scale;
+      largest.put(counted);
+      clamped = clamped - (abs(t) > F32(maxStored<Y>));
+      storeAt(y, i, t, count);
+    } else {
+      storeAt(y, i, x, count);
+    }
+  }
+  FP8_INLINE CastStats stats() const { return {largest.amax(), sumLanes(clamped)}; }
+};
+
+}  // namespace fp8lm::FP8_VEC
