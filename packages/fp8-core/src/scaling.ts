@@ -63,6 +63,17 @@ export class ScalingState {
     }
   }
 
+  /** Instead of `update` after a skipped step: forgets this step's amaxes; scales and histories stay. */
+  discard(): void {
+    for (const { windows } of this.blocks) {
+      const values = new Float32Array(windows.size);
+      const bytes = new Uint8Array(values.buffer);
+      this.backend.read(windows.handle, bytes);
+      for (let i = windowSlot.amax; i < values.length; i += windowSlot.size) values[i] = 0;
+      this.backend.write(windows.handle, bytes);
+    }
+  }
+
   release(): void {
     for (const w of this.windows.values()) w.release();
     for (const b of this.blocks) b.windows.release();

@@ -1,0 +1,21 @@
+import { cpuBackend, isCpuBackendBuilt } from 'cpu-backend';
+import { type Backend, UserError } from 'fp8-core';
+
+/** Devices of the command line: `auto` is the CPU backend where it is built, else the reference backend. */
+export type Device = 'auto' | 'cpu' | 'cuda' | 'ref';
+
+/** @throws UserError if that device is not to be had here; the message says what to do */
+export function backendFor(device: Device): Backend {
+  switch (device) {
+    case 'auto':
+      return cpuBackend();
+    case 'cpu':
+      return cpuBackend();
+    case 'ref':
+      throw new UserError('device ref: not here yet');
+    case 'cuda':
+      throw new UserError('device cuda: this build has no CUDA backend; use --device cpu');
+    default:
+      throw new UserError(`device "${device as string}" is unknown; there are auto, cpu, cuda, ref`);
+  }
+}

@@ -1,0 +1,132 @@
+import { recipes, UserError } from 'fp8-core';
+import { type GptConfig, presets } from 'fp8-models';
+import type { Device } from './backend.ts';
+
+/** A training run as a value: what a `.ts` run file exports, what the command line fills in, what a checkpoint records. */
+export interface RunConfig {
+  /** A preset's name, or a model of one's own. */
+  model: string | GptConfig;
+  /** Precision recipe by name. */
+  recipe: string;
+  device: Device;
+  /** `builtin` (real text found on every installation), `random` (uniform tokens, for throughput), or a path to text. */
+  data: string;
+  /** `bpe` (trained on the data), `byte`, or a folder with a tokenizer.json. */
+  tokenizer: string;
+  steps: number;
+  /** Sequences a micro-batch. */
+  batch: number;
+  /** Micro-batches a step. */
+  gradAccum: number;
+  /** Tokens a sequence; the model's maxSeqLen if null. */
+  seq: number | null;
+  lr: number;
+  schedule: 'cosine' | 'wsd' | 'constant';
+  warmupSteps: number;
+  minLrRatio: number;
+  weightDecay: number;
+  betas: [number, number];
+  maxGradNorm: number;
+  seed: number;
+  /** Steps between evaluations on held-out text; 0 evaluates at the end only. */
+  evalEvery: number;
+  /** Micro-batches an evaluation. */
+  evalBatches: number;
+  /** Share of the text held out, in (0, 1). */
+  valFraction: number;
+  /** Folder of checkpoints, metrics and report; null keeps nothing. */
+  out: string | null;
+  /** Continue from the newest checkpoint in `out`. */
+  resume: boolean;
+  /** Steps between checkpoints; 0 saves at the end only. */
+  saveEvery: number;
+  /** Newest checkpoints kept. */
+  keep: number;
+  recompute: boolean;
+}
+
+export const defaultRun: RunConfig = {
+  model: 'gpt-nano',
+  recipe: 'o2',
+  device: 'auto',
+  data: 'builtin',
+  tokenizer: 'bpe',
+  steps: 300,
+  batch: 8,
+  gradAccum: 1,
+  seq: null,
+  lr: 1e-3,
+  schedule: 'cosine',
+  warmupSteps: 20,
+  minLrRatio: 0.1,
+  weightDecay: 0.1,
+  betas: [0.9, 0.95],
+  maxGradNorm: 1,
+  seed: 1337,
+  evalEvery: 100,
+  evalBatches: 8,
+  valFraction: 0.05,
+  out: null,
+  resume: false,
+  saveEvery: 0,
+  keep: 2,
+  recompute: false,
+};
+
+type Rule = [key: keyof RunConfig, ok: (v: number) => boolean, need: string];
+
+const count = (v: number): boolean => Number.isInteger(v) && v >= 1;
+const countOrZero = (v: number): boolean => Number.isInteger(v) && v >= 0;
+
+const rules: Rule[] = [
+  ['steps', count, 'a whole number >= 1'],
+  ['batch', count, 'a whole number >= 1'],
+  ['gradAccum', count, 'a whole number >= 1'],
+  ['evalEvery', countOrZero, 'a whole number >= 0'],
+  ['evalBatches', count, 'a whole number >= 1'],
+  ['saveEvery', countOrZero, 'a whole number >= 0'],
+  ['keep', count, 'a whole number >= 1'],
+  ['warmupSteps', countOrZero, 'a whole number >= 0'],
+  ['seed', (v) => Number.isSafeInteger(v) && v >= 0, 'a whole number from 0 to 2^53 - 1'],
+  ['lr', (v) => v > 0 && v < Infinity, 'a number above 0'],
+  ['minLrRatio', (v) => v >= 0 && v <= 1, 'a number from 0 to 1'],
+  ['weightDecay', (v) => v >= 0 && v < Infinity, 'a number >= 0'],
+  ['maxGradNorm', (v) => v >= 0 && v < Infinity, 'a number >= 0 (0 switches clipping off)'],
+  ['valFraction', (v) => v > 0 && v < 1, 'a number between 0 and 1'],
+];
+
+/**
+ * Fills in defaults and checks every field.
+ * @throws UserError naming the field, its value and what it may be; an unknown field gets the nearest known one
+ */
+export function checkRunConfig(partial: Partial<RunConfig>): RunConfig {
+  for (const key of Object.keys(partial)) {
+    if (!Object.hasOwn(defaultRun, key)) {
+      throw new UserError(`run config: "${key}" is unknown; there are ${Object.keys(defaultRun).join(', ')}`);
+    }
+  }
+  const given = Object.fromEntries(Object.entries(partial).filter(([, v]) => v !== undefined));
+  const config: RunConfig = { ...defaultRun, ...given };
+  for (const [key, ok, need] of rules) {
+    const value = config[key];
+    if (typeof value !== 'number' || !ok(value))
+      throw new UserError(`run config: ${key} is ${String(value)}; need ${need}`);
+  }
+  if (config.seq !== null && !count(config.seq))
+    throw new UserError(`run config: seq is ${config.seq}; need a whole number >= 1`);
+  if (!Object.hasOwn(recipes, config.recipe)) {
+    throw new UserError(`recipe "${config.recipe}" is unknown; there are ${Object.keys(recipes).join(', ')}`);
+  }
+  if (typeof config.model === 'string' && !Object.hasOwn(presets, config.model)) {
+    throw new UserError(`preset "${config.model}" is unknown; there are ${Object.keys(presets).join(', ')}`);
+  }
+  if (!['cosine', 'wsd', 'constant'].includes(config.schedule)) {
+    throw new UserError(`run config: schedule is "${config.schedule}"; there are cosine, wsd, constant`);
+  }
+  if (config.resume && config.out === null)
+    throw new UserError('run config: resume needs out, the folder to resume from');
+  return config;
+}
+
+/** For a run file: `export default defineRun({ model: 'gpt-12m', recipe: 'o2', data: './text' })`. */
+export const defineRun = (config: Partial<RunConfig>): Partial<RunConfig> => config;

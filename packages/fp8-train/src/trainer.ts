@@ -1,0 +1,159 @@
+// One training step: micro-batches forward and backward, then the optimizer, then the amax windows. Synchronous throughout.
+import {
+  type Backend,
+  empty,
+  inCategory,
+  type KvCache,
+  type ModelContext,
+  type Parameter,
+  record,
+  scope,
+  type Tensor,
+} from 'fp8-core';
+import type { AdamW } from 'fp8-optim';
+
+/** One micro-batch, sequence first: element t * B + b. A negative target is ignored. */
+export interface Batch {
+  inputs: Int32Array;
+  targets: Int32Array;
+}
+
+/** What the trainer needs of a model; `Gpt` is one, a run file may bring its own. */
+export interface LanguageModel {
+  readonly context: ModelContext;
+  parameters(): Parameter[];
+  loss(tokens: Tensor, targets: Tensor, numTargets: number, options?: LossOptions): Tensor;
+  makeCaches?(batch: number, maxSeq: number): KvCache[];
+  logits?(tokens: Tensor, caches: KvCache[], start: number): Tensor;
+}
+
+export interface LossOptions {
+  gradScale?: number;
+  dropoutKey?: number;
+  recompute?: boolean;
+}
+
+export interface TrainerOptions {
+  /** Sequences a micro-batch. */
+  batch: number;
+  /** Tokens a sequence. */
+  seq: number;
+  /** Micro-batches a step. */
+  gradAccum?: number;
+  recompute?: boolean;
+}
+
+/** Milliseconds of one step by phase; `other` is everything that is not the three. */
+export interface Phases {
+  forward: number;
+  backward: number;
+  optimizer: number;
+  other: number;
+}
+
+export interface TrainStep {
+  /** Mean over the step's tokens, in nats. */
+  loss: number;
+  gradNorm: number;
+  skipped: boolean;
+  tokens: number;
+  stepMs: number;
+  phases: Phases;
+}
+
+export class Trainer {
+  readonly model: LanguageModel;
+  readonly optimizer: AdamW;
+  readonly options: Required<TrainerOptions>;
+  /** Steps done, skipped ones included. */
+  steps = 0;
+  private readonly parameters: readonly Parameter[];
+  private readonly backend: Backend;
+
+  constructor(model: LanguageModel, optimizer: AdamW, options: TrainerOptions) {
+    this.model = model;
+    this.optimizer = optimizer;
+    this.options = { gradAccum: 1, recompute: false, ...options };
+    this.parameters = optimizer.parameters;
+    this.backend = model.context.backend;
+  }
+
+  /**
+   * Runs one step.
+   * @param next gives the next micro-batch; called `gradAccum` times
+   * @param lr learning rate of this step
+   */
+  step(next: () => Batch, lr: number): TrainStep {
+    const start = performance.now();
+    const { batch, seq, gradAccum } = this.options;
+    const phases: Phases = { forward: 0, backward: 0, optimizer: 0, other: 0 };
+    let loss = 0;
+    for (let micro = 0; micro < gradAccum; micro++) {
+      loss += this.microStep(next(), this.steps * gradAccum + micro, phases) / gradAccum;
+    }
+    const optimizerStart = performance.now();
+    const { gradNorm, skipped } = this.optimizer.step(lr);
+    const { scaling } = this.model.context;
+    if (skipped) scaling.discard();
+    else scaling.update();
+    for (const p of this.parameters) p.zeroGrad();
+    const end = performance.now();
+    phases.optimizer = end - optimizerStart;
+    this.steps++;
+    const stepMs = end - start;
+    phases.other = stepMs - phases.forward - phases.backward - phases.optimizer;
+    return { loss, gradNorm, skipped, tokens: batch * seq * gradAccum, stepMs, phases };
+  }
+
+  private microStep(data: Batch, dropoutKey: number, phases: Phases): number {
+    const { batch, seq, gradAccum, recompute } = this.options;
+    return scope(() => {
+      const { tokens, targets, numTargets } = upload(this.backend, data, seq, batch);
+      const begin = performance.now();
+      const options = { gradScale: 1 / gradAccum, dropoutKey, recompute };
+      const run = record(() => this.model.loss(tokens, targets, numTargets, options));
+      const middle = performance.now();
+      run.backward();
+      phases.forward += middle - begin;
+      phases.backward += performance.now() - middle;
+      return readScalar(run.output);
+    });
+  }
+
+  /** Mean loss over batches, without gradients; leaves no trace in windows or random state. */
+  evaluate(batches: Iterable<Batch>): number {
+    const { batch, seq } = this.options;
+    let sum = 0;
+    let count = 0;
+    for (const data of batches) {
+      sum += scope(() => {
+        const { tokens, targets, numTargets } = upload(this.backend, data, seq, batch);
+        return readScalar(this.model.loss(tokens, targets, numTargets)) * numTargets;
+      });
+      count += data.targets.reduce((n, t) => n + (t >= 0 ? 1 : 0), 0);
+    }
+    return sum / count;
+  }
+}
+
+function upload(backend: Backend, { inputs, targets }: Batch, seq: number, batch: number) {
+  if (inputs.length !== seq * batch || targets.length !== seq * batch) {
+    throw new RangeError(
+      `batch: ${inputs.length} inputs and ${targets.length} targets; need ${seq} x ${batch} = ${seq * batch}`,
+    );
+  }
+  const put = (values: Int32Array): Tensor => {
+    const t = inCategory('activations', () => empty(backend, [seq, batch], 'i32'));
+    backend.write(t.handle, new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
+    return t;
+  };
+  let numTargets = 0;
+  for (const t of targets) if (t >= 0) numTargets++;
+  return { tokens: put(inputs), targets: put(targets), numTargets: Math.max(1, numTargets) };
+}
+
+function readScalar(t: Tensor): number {
+  const value = new Float32Array(1);
+  t.backend.read(t.handle, new Uint8Array(value.buffer));
+  return value[0];
+}
