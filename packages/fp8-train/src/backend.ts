@@ -1,4 +1,4 @@
-import { cpuBackend, isCpuBackendBuilt } from 'cpu-backend';
+import { cpuBackend } from 'cpu-backend';
 import { type Backend, UserError } from 'fp8-core';
 
 /** Devices of the command line: `auto` is the CPU backend where it is built, else the reference backend. */
