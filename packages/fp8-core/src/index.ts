@@ -1,4 +1,6 @@
 export * from './backend.ts';
+export * from './backends/null.ts';
+export * from './backends/reference.ts';
 export * from './codec.ts';
 export * from './dtype.ts';
 export * from './errors.ts';

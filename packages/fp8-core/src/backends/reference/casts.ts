@@ -1,0 +1,77 @@
+// Casts, scales and amaxes; every kernel here is bit-exact, except the order of quantize_rows' column sums.
+import { encodeBf16, scaleFor } from '../../codec.ts';
+import { dtypes, scaleSlot, windowSlot } from '../../dtype.ts';
+import type {
+  AccumulateFp8Args,
+  AmaxArgs,
+  CastArgs,
+  FillArgs,
+  MuUpdateArgs,
+  QuantizeArgs,
+  QuantizeRowsArgs,
+  WindowUpdateArgs,
+} from '../../kernels.gen.ts';
+import type { CellsOf } from '../check.ts';
+import { bytesOf } from '../host.ts';
+import { amaxOf, f32Of, i32Of, load, storeJustInTime, storePlain, storeQuantized, storeScaled } from './cells.ts';
+import { addColumnSums } from './columns.ts';
+
+const f = Math.fround;
+
+export function fill({ y, n, value }: CellsOf<FillArgs>): void {
+  if (y.dtype === 'i32') i32Of(y).fill(value, 0, n);
+  else if (y.dtype === 'f32') f32Of(y).fill(value, 0, n);
+  else new Uint16Array(bytesOf(y).buffer, y.offset, n).fill(encodeBf16(Float32Array.of(value))[0]);
+}
+
+export function cast({ y, x, n, random }: CellsOf<CastArgs>): void {
+  const values = load(x, n);
+  if (y.scale) storeScaled(y, values, y.scale[scaleSlot.scale], amaxOf(values), random);
+  else storePlain(y, values);
+}
+
+export function quantize({ y, x, window, mu, n, random }: CellsOf<QuantizeArgs>): void {
+  storeQuantized(y, load(x, n), window, mu ? f32Of(mu)[0] : 1, random);
+}
+
+export function quantize_rows({ y, sums, x, window, rows, dim, random }: CellsOf<QuantizeRowsArgs>): void {
+  const values = load(x, rows * dim);
+  if (sums) addColumnSums(f32Of(sums), values, rows, dim);
+  storeQuantized(y, values, window, 1, random);
+}
+
+export function accumulate_fp8({ y, x, mu, n }: CellsOf<AccumulateFp8Args>): void {
+  const sum = load(y, n);
+  const values = load(x, n);
+  for (let i = 0; i < n; i++) sum[i] += values[i];
+  storeJustInTime(y, sum, mu ? f32Of(mu)[0] : 1);
+}
+
+export function amax({ y, x, n }: CellsOf<AmaxArgs>): void {
+  f32Of(y)[0] = amaxOf(load(x, n));
+}
+
+export function window_update({ windows, count, max }: CellsOf<WindowUpdateArgs>): void {
+  const all = f32Of(windows);
+  for (let i = 0; i < count; i++) {
+    const w = all.subarray(i * windowSlot.size, (i + 1) * windowSlot.size);
+    const history = w.subarray(windowSlot.history);
+    const bad = !Number.isFinite(w[windowSlot.amax]);
+    const a = bad ? 0 : w[windowSlot.amax];
+    const s = w[windowSlot.scale];
+    w[windowSlot.scale] = scaleFor(Math.max(a, ...history), f(max), s > 0 ? s : 1);
+    history.copyWithin(1, 0);
+    history[0] = a;
+    w[windowSlot.count] = bad ? 0 : Math.min(w[windowSlot.count] + 1, windowSlot.length);
+    w[windowSlot.amax] = 0;
+  }
+}
+
+export function mu_update({ mu, x, n, threshold, growth }: CellsOf<MuUpdateArgs>): void {
+  const codes = bytesOf(x);
+  const max = dtypes[x.dtype].max === 448 ? 0x7e : 0x7b;
+  let atMax = 0;
+  for (let i = 0; i < n; i++) if ((codes[i] & 0x7f) === max) atMax++;
+  const m = f32Of(mu);
+  m[0] *= n > 0 && atMax / n > threshold ? 0.5 : f(growth);
+}

@@ -1,0 +1,52 @@
+import type { SoftmaxCrossEntropyArgs, SumArgs } from '../../kernels.gen.ts';
+import type { CellsOf } from '../check.ts';
+import { f32Of, i32Of, load, storePlain } from './cells.ts';
+
+/**
+ * loss[r] = (1 - e) * (lse - logit[target]) + e * mean over the vocabulary of (lse - logit), e = smoothing. With `backward`
+ * the logits become grad_scale * (softmax - (1 - e) * onehot - e / vocab). A negative target: loss and gradient 0.
+ */
+export function softmax_cross_entropy(a: CellsOf<SoftmaxCrossEntropyArgs>): void {
+  const { rows, vocab, smoothing, grad_scale } = a;
+  const logits = load(a.logits, rows * vocab);
+  const targets = i32Of(a.targets);
+  for (let r = 0; r < rows; r++) {
+    if (targets[r] >= vocab) {
+      throw new RangeError(
+        `softmax_cross_entropy: target ${targets[r]} of row ${r}; expected less than vocab ${vocab}`,
+      );
+    }
+  }
+  const loss = f32Of(a.loss);
+  for (let r = 0; r < rows; r++) {
+    const row = logits.subarray(r * vocab, (r + 1) * vocab);
+    const target = targets[r];
+    if (target < 0) {
+      loss[r] = 0;
+      if (a.backward) row.fill(0);
+      continue;
+    }
+    let top = Number.NEGATIVE_INFINITY;
+    for (const v of row) top = Math.max(top, v);
+    let sum = 0;
+    let mean = 0;
+    for (const v of row) {
+      sum += Math.exp(v - top);
+      mean += v / vocab;
+    }
+    const lse = top + Math.log(sum);
+    loss[r] = (1 - smoothing) * (lse - row[target]) + (smoothing > 0 ? smoothing * (lse - mean) : 0);
+    if (!a.backward) continue;
+    for (let c = 0; c < vocab; c++) {
+      const wanted = (c === target ? 1 - smoothing : 0) + smoothing / vocab;
+      row[c] = (Math.exp(row[c] - lse) - wanted) * grad_scale;
+    }
+  }
+  if (a.backward) storePlain(a.logits, logits);
+}
+
+export function sum({ y, x, n, alpha }: CellsOf<SumArgs>): void {
+  let s = 0;
+  for (const v of f32Of(x).subarray(0, n)) s += v;
+  f32Of(y)[0] = alpha * s;
+}
