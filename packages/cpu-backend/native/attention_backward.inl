@@ -1,0 +1,175 @@
+// Backward without stored probabilities (Dao et al. 2022, algorithm 4): P = exp(S - lse) is recomputed block by block.
+//
+//   delta_i = dy_i . y_i     dV = P^T dY     dS = P (dY V^T - delta)     dQ = scale dS K     dK = dS^T (scale Q)
+//
+// Key blocks are the outer loop, query blocks the inner one. dK and dV of a kv head gather the heads of its group in order,
+// dQ its key blocks in order. The finer tasks keep both orders, so every way of splitting the work gives the same bits.
+
+/// All operands of one (batch, kv head) and one of its query heads, packed.
+struct BackwardPair {
+  int64_t width, queries, keys;  // the latter two padded to whole blocks
+  float *k, *kPanels, *vPanels;  // per pair
+  float *q, *dy, *lse, *delta;   // per head; q carries the softmax scale
+  float *dq, *dk, *dv;
+  float *p, *ds;  // [kBlock][kBlock]
+
+  static int64_t floats(const AttentionArgs& x) {
+    const int64_t queries = blocksOf(x.queries) * kBlock, keys = blocksOf(x.keys) * kBlock;
+    return (5 * keys + 3 * queries) * widthOf(x) + 2 * queries + 2 * kBlock * kBlock;
+  }
+
+  BackwardPair(const AttentionArgs& x, float* scratch)
+      : width(widthOf(x)), queries(blocksOf(x.queries) * kBlock), keys(blocksOf(x.keys) * kBlock) {
+    auto take = [&](int64_t n) {
+      float* start = scratch;
+      scratch += n;
+      return start;
+    };
+    k = take(keys * width);
+    kPanels = take(keys * width);
+    vPanels = take(keys * width);
+    dk = take(keys * width);
+    dv = take(keys * width);
+    q = take(queries * width);
+    dy = take(queries * width);
+    dq = take(queries * width);
+    p = take(kBlock * kBlock);
+    ds = take(kBlock * kBlock);
+    lse = take(queries);
+    delta = take(queries);
+  }
+
+  void packKeys(const AttentionArgs& x, int64_t b, int64_t kvHead) {
+    packRows(k, width, keys, x.v, b, kvHead, x.dim, 0, x.keys);  // V passes through the place of K
+    packPanels(vPanels, k, width, x.keys);
+    packRows(k, width, keys, x.k, b, kvHead, x.dim, 0, x.keys);
+    packPanels(kPanels, k, width, x.keys);
+  }
+
+  void packQueries(const AttentionArgs& x, int64_t b, int64_t head) {
+    packRows(dq, width, queries, x.y, b, head, x.dim, 0, x.queries);  // y passes through the place of dq
+    packRows(dy, width, queries, x.dy, b, head, x.dim, 0, x.queries);
+    packRows(q, width, queries, x.q, b, head, x.dim, 0, x.queries, x.scale);
+    const float* saved = x.lse + (b * x.heads + head) * x.queries;
+    for (int64_t i = 0; i < queries; i++) {
+      F32 sum(0.0f);
+      for (int64_t d = 0; d < width; d += kLanes) sum = mulAdd(load(dq + i * width + d), load(dy + i * width + d), sum);
+      delta[i] = reduceAdd(sum);
+      lse[i] = i < x.queries ? saved[i] : 0.0f;
+    }
+  }
+
+  /// One block of queries (from i0) against one of keys (from j0): adds to dq (if wantQueries) and to dk and dv (if wantKeys).
+  void block(const AttentionArgs& x, int64_t i0, int64_t j0, bool wantQueries, bool wantKeys) {
+    const int64_t rows = least(kBlock, x.queries - i0), cols = least(kBlock, x.keys - j0);
+    const int64_t diagonal = x.offset + i0 - j0;  // row r sees columns 0 .. diagonal + r
+    for (int64_t r0 = 0; r0 < rows; r0 += kRows) {
+      const int64_t seen = least(diagonal + r0 + kRows, cols);
+      if (seen <= 0) continue;
+      const int64_t padded = roundUp(seen, kLanes);
+      rowGroup<false, Into::store>(q + (i0 + r0) * width, width, kPanels + j0 * width, kBlock, x.dim, p + r0 * kBlock, kBlock, padded);
+      rowGroup<false, Into::store>(dy + (i0 + r0) * width, width, vPanels + j0 * width, kBlock, x.dim, ds + r0 * kBlock, kBlock, padded);
+      for (int64_t r = r0; r < r0 + kRows; r++) probabilities(r, i0 + r, padded, r < rows ? least(diagonal + r + 1, cols) : 0);
+      if (wantQueries)
+        rowGroup<false, Into::add>(ds + r0 * kBlock, kBlock, k + j0 * width, width, seen, dq + (i0 + r0) * width, width, width);
+    }
+    if (!wantKeys) return;
+    for (int64_t c0 = 0; c0 < cols; c0 += kRows) {
+      // The first row group that reached column c0; the group's masked places hold zeros.
+      const int64_t from = most(0, c0 - diagonal) / kRows * kRows, depth = rows - from;
+      if (depth <= 0) break;
+      const float *pc = p + from * kBlock + c0, *dsc = ds + from * kBlock + c0;
+      const int64_t i = (i0 + from) * width, j = (j0 + c0) * width;
+      rowGroup<true, Into::add>(pc, kBlock, dy + i, width, depth, dv + j, width, width);
+      rowGroup<true, Into::add>(dsc, kBlock, q + i, width, depth, dk + j, width, width);
+    }
+  }
+
+  /// Row r of the block: scores to P and dY V^T to dS, zero from column `seen` on.
+  void probabilities(int64_t r, int64_t i, int64_t padded, int64_t seen) {
+    float *pr = p + r * kBlock, *dsr = ds + r * kBlock;
+    const F32 shift(lse[i]), mean(delta[i]);
+    for (int64_t j = 0; j < padded; j += kLanes) {
+      const F32 e = math::exp(load(pr + j) - shift);
+      store(pr + j, e);
+      store(dsr + j, e * (load(dsr + j) - mean));
+    }
+    for (int64_t j = most(0, seen); j < padded; j++) pr[j] = dsr[j] = 0.0f;
+  }
+
+  void writeQueries(const AttentionArgs& x, int64_t b, int64_t head, int64_t i0, int64_t count) {
+    for (int64_t i = i0; i < i0 + count; i++) writeRow(x.dq, i, b, head, x.dim, dq + i * width, x.scale);
+  }
+
+  void writeKeys(const AttentionArgs& x, int64_t b, int64_t kvHead, int64_t j0, int64_t count) {
+    for (int64_t j = j0; j < j0 + count; j++) {
+      writeRow(x.dk, j, b, kvHead, x.dim, dk + j * width, 1.0f);
+      writeRow(x.dv, j, b, kvHead, x.dim, dv + j * width, 1.0f);
+    }
+  }
+
+  /// The first query block that sees key j0.
+  static int64_t firstBlock(const AttentionArgs& x, int64_t j0) { return most(0, j0 - x.offset) / kBlock * kBlock; }
+};
+
+inline void backwardPairs(const AttentionArgs& x, float* scratch, int64_t begin, int64_t end) {
+  BackwardPair pair(x, scratch);
+  for (int64_t task = begin; task < end; task++) {
+    const int64_t b = task / x.kvHeads, kvHead = task % x.kvHeads;
+    pair.packKeys(x, b, kvHead);
+    clear(pair.dk, 2 * pair.keys * pair.width);  // dk and dv
+    for (int64_t head = kvHead * x.group(); head < (kvHead + 1) * x.group(); head++) {
+      pair.packQueries(x, b, head);
+      clear(pair.dq, pair.queries * pair.width);
+      for (int64_t j0 = 0; j0 < x.keys; j0 += kBlock)
+        for (int64_t i0 = pair.firstBlock(x, j0); i0 < x.queries; i0 += kBlock) pair.block(x, i0, j0, true, true);
+      pair.writeQueries(x, b, head, 0, x.queries);
+    }
+    pair.writeKeys(x, b, kvHead, 0, x.keys);
+  }
+}
+
+inline int64_t queryTasks(const AttentionArgs& x) { return x.batch * x.heads * blocksOf(x.queries); }
+inline int64_t keyTasks(const AttentionArgs& x) { return x.batch * x.kvHeads * blocksOf(x.keys); }
+
+inline void backwardQueries(const AttentionArgs& x, float* scratch, int64_t begin, int64_t end) {
+  BackwardPair pair(x, scratch);
+  const int64_t blocks = blocksOf(x.queries);
+  int64_t readyPair = -1, readyHead = -1;
+  for (int64_t task = begin; task < end; task++) {
+    const int64_t all = task / blocks, b = all / x.heads, head = all % x.heads, kvHead = head / x.group();
+    const int64_t i0 = unfold(task % blocks, blocks) * kBlock;
+    if (b * x.kvHeads + kvHead != readyPair) pair.packKeys(x, b, kvHead);
+    if (all != readyHead) {
+      pair.packQueries(x, b, head);
+      clear(pair.dq, pair.queries * pair.width);
+    }
+    readyPair = b * x.kvHeads + kvHead;
+    readyHead = all;
+    for (int64_t j0 = 0; j0 < x.keys && pair.firstBlock(x, j0) <= i0; j0 += kBlock) pair.block(x, i0, j0, true, false);
+    pair.writeQueries(x, b, head, i0, least(kBlock, x.queries - i0));
+  }
+}
+
+inline void backwardKeys(const AttentionArgs& x, float* scratch, int64_t begin, int64_t end) {
+  BackwardPair pair(x, scratch);
+  const int64_t blocks = blocksOf(x.keys);
+  // Heads outside, key blocks inside: each head of a pair is packed once a run of tasks on that pair.
+  for (int64_t task = begin; task < end;) {
+    const int64_t all = task / blocks, b = all / x.kvHeads, kvHead = all % x.kvHeads;
+    const int64_t last = least(end, (all + 1) * blocks);
+    pair.packKeys(x, b, kvHead);
+    clear(pair.dk, 2 * pair.keys * pair.width);
+    for (int64_t head = kvHead * x.group(); head < (kvHead + 1) * x.group(); head++) {
+      pair.packQueries(x, b, head);
+      for (int64_t t = task; t < last; t++) {
+        const int64_t j0 = unfold(t % blocks, blocks) * kBlock;
+        for (int64_t i0 = pair.firstBlock(x, j0); i0 < x.queries; i0 += kBlock) pair.block(x, i0, j0, false, true);
+      }
+    }
+    for (; task < last; task++) {
+      const int64_t j0 = unfold(task % blocks, blocks) * kBlock;
+      pair.writeKeys(x, b, kvHead, j0, least(kBlock, x.keys - j0));
+    }
+  }
+}
