@@ -4,8 +4,8 @@
  * those that their libraries give for the same file (tested on real text).
  */
 import { UserError } from 'fp8-core';
-import { BYTE_TO_CHAR, bytesToToken, tokenToBytes } from './byte-alphabet.ts';
-import { mergeWord } from './merge-word.ts';
+import { BYTE_TO_CHAR, bytesToToken, tokenToBytes } from './byte_alphabet.ts';
+import { mergeWord } from './merge_word.ts';
 import { GPT2_SPLIT, pieces } from './pretokenize.ts';
 import { saveTokenizer } from './save.ts';
 import { type AddedToken, END_OF_TEXT, IdBuffer, type Tokenizer, type TokenizerJson } from './tokenizer.ts';

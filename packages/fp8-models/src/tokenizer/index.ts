@@ -4,4 +4,4 @@ export { ByteTokenizer, type ByteTokenizerOptions } from './byte.ts';
 export { HfTokenizer } from './hf.ts';
 export { loadTokenizer, tokenizerFromJson } from './load.ts';
 export { cutPoint } from './pretokenize.ts';
-export { trainBpe, type TrainBpeOptions } from './train-bpe.ts';
+export { trainBpe, type TrainBpeOptions } from './train_bpe.ts';

@@ -17,8 +17,8 @@ import { pathToFileURL } from 'node:url';
 import { UserError } from 'fp8-core';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { latestCheckpoint, listCheckpoints, writeCheckpoint } from './checkpoint.ts';
-import { formatManifest } from './checkpoint-manifest.ts';
-import { readCheckpoint } from './read-checkpoint.ts';
+import { formatManifest } from './checkpoint_manifest.ts';
+import { readCheckpoint } from './read_checkpoint.ts';
 import { sha256, type TensorSource } from './safetensors.ts';
 
 let dir: string;

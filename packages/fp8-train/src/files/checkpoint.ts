@@ -13,7 +13,7 @@
 import { mkdirSync, readdirSync, readFileSync, renameSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { codeOf, explainDisk, removeQuietly, syncFolder, writeDurably } from './atomic.ts';
-import { type FileRecord, formatManifest, isPlainFileName, MANIFEST } from './checkpoint-manifest.ts';
+import { type FileRecord, formatManifest, isPlainFileName, MANIFEST } from './checkpoint_manifest.ts';
 import { sha256, type TensorSource, writeSafetensors } from './safetensors.ts';
 
 export interface CheckpointFile {

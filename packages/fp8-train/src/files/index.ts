@@ -6,7 +6,7 @@ export {
   writeCheckpoint,
   type WriteCheckpointOptions,
 } from './checkpoint.ts';
-export { type Checkpoint, readCheckpoint, type ReadCheckpointOptions } from './read-checkpoint.ts';
+export { type Checkpoint, readCheckpoint, type ReadCheckpointOptions } from './read_checkpoint.ts';
 export {
   type SafetensorsDtype,
   SafetensorsFile,

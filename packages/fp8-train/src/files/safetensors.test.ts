@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { UserError } from 'fp8-core';
 import { afterAll, describe, expect, it } from 'vitest';
-import { SAFETENSORS_BYTES } from './safetensors-header.ts';
+import { SAFETENSORS_BYTES } from './safetensors_header.ts';
 import { SafetensorsFile, saveSafetensors, type TensorSource, writeSafetensors } from './safetensors.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'safetensors-'));

@@ -15,9 +15,9 @@ import {
   tensorBytes,
   type TensorInfo,
   type TensorPlace,
-} from './safetensors-header.ts';
+} from './safetensors_header.ts';
 
-export type { SafetensorsDtype, TensorInfo } from './safetensors-header.ts';
+export type { SafetensorsDtype, TensorInfo } from './safetensors_header.ts';
 
 /** A tensor to be written: `bytes` is called once, when its turn has come. */
 export interface TensorSource extends TensorInfo {

@@ -3,7 +3,7 @@ import { closeSync, readdirSync, readSync } from 'node:fs';
 import { join } from 'node:path';
 import { UserError } from 'fp8-core';
 import { openRegular } from './atomic.ts';
-import { type FileRecord, readManifest } from './checkpoint-manifest.ts';
+import { type FileRecord, readManifest } from './checkpoint_manifest.ts';
 import { listCheckpoints } from './checkpoint.ts';
 import { SafetensorsFile, sha256, type TensorInfo } from './safetensors.ts';
 

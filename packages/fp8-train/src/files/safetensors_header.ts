@@ -5,7 +5,7 @@
  * @see https://huggingface.co/docs/safetensors (format)
  */
 import { UserError } from 'fp8-core';
-import { strictProblem } from './json-strict.ts';
+import { strictProblem } from './json_strict.ts';
 
 /** Bytes of one element of each dtype we know. */
 export const SAFETENSORS_BYTES = {

@@ -1,4 +1,4 @@
-import { PairHeap } from './pair-heap.ts';
+import { PairHeap } from './pair_heap.ts';
 
 /** Rank of the merge (left, right) and the id it makes; undefined if the two do not merge. */
 export type MergeRule = (left: number, right: number) => { rank: number; id: number } | undefined;

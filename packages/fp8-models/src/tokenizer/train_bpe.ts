@@ -12,7 +12,7 @@
  * @see Sennrich et al. 2016 (arXiv:1508.07909); Radford et al. 2019 for the byte level
  */
 import { UserError } from 'fp8-core';
-import { PairHeap } from './pair-heap.ts';
+import { PairHeap } from './pair_heap.ts';
 import { forEachWord } from './pretokenize.ts';
 import { BpeTokenizer } from './bpe.ts';
 import { END_OF_TEXT } from './tokenizer.ts';
