@@ -11,7 +11,7 @@ import { shuffled } from './permutation.ts';
 import type { TokenSource } from './tokens.ts';
 
 /** Inputs and targets, sequence-first: element t * batch + b is token t of sequence b. */
-export interface TokenBatch {
+export interface Batch {
   /** [T, B] */
   inputs: Int32Array;
   /** [T, B]: the token after each input */
@@ -70,7 +70,7 @@ export class Sampler {
   }
 
   /** This rank's next `batch` sequences; the whole job moves on by batch x worldSize. New arrays at each call. */
-  nextBatch(batch: number): TokenBatch {
+  nextBatch(batch: number): Batch {
     const { seqLen } = this;
     const inputs = new Int32Array(seqLen * batch);
     const targets = new Int32Array(seqLen * batch);
@@ -127,7 +127,7 @@ export class Sampler {
 export function* evalBatches(
   source: TokenSource,
   options: { seqLen: number; batch: number; maxBatches?: number; rank?: number; worldSize?: number },
-): Generator<TokenBatch> {
+): Generator<Batch> {
   const { seqLen, batch, maxBatches = Infinity, rank = 0, worldSize = 1 } = options;
   const numSequences = Math.floor((source.numTokens - 1) / seqLen);
   const numBatches = Math.min(maxBatches, Math.ceil(numSequences / (batch * worldSize)));

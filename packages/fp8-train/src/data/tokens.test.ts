@@ -6,7 +6,7 @@ import { UserError } from 'fp8-core';
 import { ByteTokenizer, type Tokenizer, trainBpe } from 'fp8-models';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { shuffled } from './permutation.ts';
-import { evalBatches, Sampler, type TokenBatch } from './sampler.ts';
+import { evalBatches, Sampler, type Batch } from './sampler.ts';
 import { memorySource, textSource } from './text_source.ts';
 import { prepareTokens, TokenDataset, writeTokenFile } from './token_file.ts';
 import { memoryTokens, randomTokens, splitTokens, type TokenSource } from './tokens.ts';
@@ -280,7 +280,7 @@ describe('Sampler', () => {
 
 describe('evalBatches', () => {
   /** First tokens of the sequences that count; the others have no targets. */
-  const starts = (batches: Iterable<TokenBatch>) =>
+  const starts = (batches: Iterable<Batch>) =>
     [...batches].map(({ inputs, targets, batch }) =>
       [...inputs.subarray(0, batch)].filter((_, b) => {
         const column = targets.filter((_, i) => i % batch === b);
