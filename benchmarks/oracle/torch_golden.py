@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Golden values of two tiny GPTs from PyTorch in float64: loss, logits, all gradients, five training steps.
 
-    python3 benchmarks/oracle/torch_golden.py packages/fp8-models/test/golden/gpt_torch.json
+    python3 benchmarks/oracle/torch_golden.py packages/fp8-train/test/golden/gpt_torch.json
 
 Weights and tokens come from a formula in integers, so another program builds the same model bit by bit:
 

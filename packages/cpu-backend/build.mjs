@@ -176,6 +176,6 @@ if (bench) {
     await link(compiler, join(out, name), [...own, ...objects.filter((o) => !isProgram(o)), '-lpthread']);
   }
 } else {
-  await link(compiler, join(out, 'cpu_backend.node'), ['-shared', '-Wl,-z,nodelete', ...objects, '-lpthread']);
+  await link(compiler, join(out, 'cpu_backend.node'), ['-shared', '-Wl,-z,nodelete,-z,now', ...objects, '-lpthread']);
 }
 dropStale(objects.map((o) => ({ name: basename(o), stem: basename(o).replace(/-[0-9a-f]{16}\.o$/, '') })));

@@ -85,16 +85,27 @@ template <class F> void addChunks(float* sums, const RowChunks& chunks, int64_t 
 
 }  // namespace
 
+/// Scaled dtypes keep their scale: the stored code is that of value * scale.
 void fill(const Tensor& y, int64_t n, double value) {
-  forRanges(n, [&](int, int64_t begin, int64_t end) {
-    if (y.dtype == DType::bf16) {
-      const uint16_t code = encodeBF16(float(value));
-      for (int64_t i = begin; i < end; i++) y.as<uint16_t>()[i] = code;
-    } else {
-      const uint32_t word = y.dtype == DType::i32 ? uint32_t(int32_t(value)) : bitsOf(float(value));
-      for (int64_t i = begin; i < end; i++) y.as<uint32_t>()[i] = word;
-    }
-  });
+  const auto put = [&](auto code) {
+    using Code = decltype(code);
+    forRanges(n, [&](int, int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++) y.as<Code>()[i] = code;
+    });
+  };
+  const float x = float(value), scale = y.scale ? y.scale[kScale] : 1.0f;
+  switch (y.dtype) {
+    case DType::f32: put(x); break;
+    case DType::bf16: put(encodeBF16(x)); break;
+    case DType::f16: put(encodeF16(x * scale, true)); break;
+    case DType::e4m3: put(encodeE4M3(x * scale)); break;
+    case DType::e5m2: put(encodeE5M2(x * scale)); break;
+    default: put(int32_t(value)); break;
+  }
+  if (y.scale) {
+    const bool over = std::fabs(x * scale) > maxOf(y.dtype);
+    writeScale(y, scale, CastStats{std::fabs(x), over ? n : 0});
+  }
 }
 
 void cast(const Tensor& y, const Tensor& x, int64_t n, int64_t random) {

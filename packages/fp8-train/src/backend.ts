@@ -1,5 +1,5 @@
-import { cpuBackend } from 'cpu-backend';
-import { type Backend, UserError } from 'fp8-core';
+import { cpuBackend, isCpuBackendBuilt } from 'cpu-backend';
+import { type Backend, referenceBackend, UserError } from 'fp8-core';
 
 /** Devices of the command line: `auto` is the CPU backend where it is built, else the reference backend. */
 export type Device = 'auto' | 'cpu' | 'cuda' | 'ref';
@@ -8,11 +8,11 @@ export type Device = 'auto' | 'cpu' | 'cuda' | 'ref';
 export function backendFor(device: Device): Backend {
   switch (device) {
     case 'auto':
-      return cpuBackend();
+      return isCpuBackendBuilt() ? cpuBackend() : referenceBackend();
     case 'cpu':
       return cpuBackend();
     case 'ref':
-      throw new UserError('device ref: not here yet');
+      return referenceBackend();
     case 'cuda':
       throw new UserError('device cuda: this build has no CUDA backend; use --device cpu');
     default:

@@ -11,12 +11,7 @@ import {
   type Tensor,
 } from 'fp8-core';
 import type { AdamW } from 'fp8-optim';
-
-/** One micro-batch, sequence first: element t * B + b. A negative target is ignored. */
-export interface Batch {
-  inputs: Int32Array;
-  targets: Int32Array;
-}
+import type { Batch } from './data/index.ts';
 
 /** What the trainer needs of a model; `Gpt` is one, a run file may bring its own. */
 export interface LanguageModel {
@@ -106,9 +101,9 @@ export class Trainer {
   }
 
   private microStep(data: Batch, dropoutKey: number, phases: Phases): number {
-    const { batch, seq, gradAccum, recompute } = this.options;
+    const { gradAccum, recompute } = this.options;
     return scope(() => {
-      const { tokens, targets, numTargets } = upload(this.backend, data, seq, batch);
+      const { tokens, targets, numTargets } = upload(this.backend, data);
       const begin = performance.now();
       const options = { gradScale: 1 / gradAccum, dropoutKey, recompute };
       const run = record(() => this.model.loss(tokens, targets, numTargets, options));
@@ -122,34 +117,33 @@ export class Trainer {
 
   /** Mean loss over batches, without gradients; leaves no trace in windows or random state. */
   evaluate(batches: Iterable<Batch>): number {
-    const { batch, seq } = this.options;
     let sum = 0;
     let count = 0;
     for (const data of batches) {
       sum += scope(() => {
-        const { tokens, targets, numTargets } = upload(this.backend, data, seq, batch);
+        const { tokens, targets, numTargets } = upload(this.backend, data);
         return readScalar(this.model.loss(tokens, targets, numTargets)) * numTargets;
       });
-      count += data.targets.reduce((n, t) => n + (t >= 0 ? 1 : 0), 0);
+      count += countTargets(data.targets);
     }
     return sum / count;
   }
 }
 
-function upload(backend: Backend, { inputs, targets }: Batch, seq: number, batch: number) {
-  if (inputs.length !== seq * batch || targets.length !== seq * batch) {
-    throw new RangeError(
-      `batch: ${inputs.length} inputs and ${targets.length} targets; need ${seq} x ${batch} = ${seq * batch}`,
-    );
-  }
+function upload(backend: Backend, { inputs, targets, seqLen, batch }: Batch) {
   const put = (values: Int32Array): Tensor => {
-    const t = inCategory('activations', () => empty(backend, [seq, batch], 'i32'));
+    const t = inCategory('activations', () => empty(backend, [seqLen, batch], 'i32'));
     backend.write(t.handle, new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
     return t;
   };
-  let numTargets = 0;
-  for (const t of targets) if (t >= 0) numTargets++;
-  return { tokens: put(inputs), targets: put(targets), numTargets: Math.max(1, numTargets) };
+  return { tokens: put(inputs), targets: put(targets), numTargets: Math.max(1, countTargets(targets)) };
+}
+
+/** Targets that are not ignored. */
+function countTargets(targets: Int32Array): number {
+  let count = 0;
+  for (const t of targets) if (t >= 0) count++;
+  return count;
 }
 
 function readScalar(t: Tensor): number {

@@ -18,10 +18,11 @@ import { addColumnSums } from './columns.ts';
 
 const f = Math.fround;
 
+/** Scaled dtypes keep their scale: the stored code is that of value * scale. */
 export function fill({ y, n, value }: CellsOf<FillArgs>): void {
   if (y.dtype === 'i32') i32Of(y).fill(value, 0, n);
-  else if (y.dtype === 'f32') f32Of(y).fill(value, 0, n);
-  else new Uint16Array(bytesOf(y).buffer, y.offset, n).fill(encodeBf16(Float32Array.of(value))[0]);
+  else if (y.scale) storeScaled(y, new Float32Array(n).fill(value), y.scale[scaleSlot.scale], Math.abs(f(value)), 0);
+  else storePlain(y, new Float32Array(n).fill(value));
 }
 
 export function cast({ y, x, n, random }: CellsOf<CastArgs>): void {

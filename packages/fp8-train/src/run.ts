@@ -1,0 +1,242 @@
+// A training run from configuration to summary. Everything a person or a script sees is an event; nothing is printed here.
+import { join } from 'node:path';
+import { ledger, modelContext, recipeNamed, UserError } from 'fp8-core';
+import {
+  checkConfig,
+  countParameters,
+  Gpt,
+  type GptConfig,
+  presetNamed,
+  type Tokenizer,
+  tokenizerFromJson,
+} from 'fp8-models';
+import { AdamW, constant, cosine, type Schedule, wsd } from 'fp8-optim';
+import { backendFor } from './backend.ts';
+import { evalBatches, Sampler, type SamplerState } from './data/index.ts';
+import { type Checkpoint, latestCheckpoint, readCheckpoint, writeCheckpoint } from './files/index.ts';
+import { checkRunConfig, type RunConfig } from './run_config.ts';
+import type { MemorySummary, RunEvent, RunSummary } from './run_events.ts';
+import { checkpointFiles, restoreTraining } from './state.ts';
+import { openData } from './text_data.ts';
+import { Trainer, type TrainStep } from './trainer.ts';
+
+/** What a checkpoint tells of its run besides tensors. */
+interface TrainerJson {
+  step: number;
+  sampler: SamplerState;
+  run: RunConfig;
+}
+
+/** Skipped steps in a row after which a run has diverged. */
+const maxSkipped = 20;
+
+/**
+ * Trains a model.
+ * @param partial what differs from `defaultRun`
+ * @param on hears every event, in order
+ * @param signal when aborted, the run finishes its step, saves (with `out`) and returns
+ * @throws UserError for a configuration, data, checkpoint or disk that cannot be used
+ */
+export async function runTraining(
+  partial: Partial<RunConfig>,
+  on: (event: RunEvent) => void = () => {},
+  signal?: AbortSignal,
+): Promise<RunSummary> {
+  const config = checkRunConfig(partial);
+  const model = modelConfigOf(config);
+  const seqLen = config.seq ?? model.maxSeqLen;
+  if (seqLen > model.maxSeqLen) throw new UserError(`seq ${seqLen} exceeds the model's ${model.maxSeqLen} positions`);
+  const backend = backendFor(config.device);
+  const resumed = config.resume ? openResumed(config, on) : null;
+  const tokenizerJson = resumed?.json.tokenizer;
+  const data = openData({
+    ...config,
+    vocabSize: model.vocabSize,
+    seqLen,
+    folder: config.out === null ? null : join(config.out, 'data'),
+    resumed: tokenizerJson ? tokenizerFromJson(tokenizerJson as Parameters<typeof tokenizerFromJson>[0]) : undefined,
+    onNote: (text) => on({ type: 'note', text }),
+  });
+  try {
+    return await train({ config, model, seqLen, backend, data, resumed, on, signal });
+  } finally {
+    data.close();
+    resumed?.close();
+  }
+}
+
+/** The model of a run configuration, checked. */
+export const modelConfigOf = (config: RunConfig): GptConfig =>
+  checkConfig(typeof config.model === 'string' ? presetNamed(config.model) : config.model);
+
+interface Job {
+  config: RunConfig;
+  model: GptConfig;
+  seqLen: number;
+  backend: ReturnType<typeof backendFor>;
+  data: ReturnType<typeof openData>;
+  resumed: Checkpoint | null;
+  on: (event: RunEvent) => void;
+  signal: AbortSignal | undefined;
+}
+
+async function train({
+  config,
+  model: modelConfig,
+  seqLen,
+  backend,
+  data,
+  resumed,
+  on,
+  signal,
+}: Job): Promise<RunSummary> {
+  const { steps, batch, gradAccum, recompute, out } = config;
+  ledger.resetPeak();
+  const model = new Gpt(modelContext(backend, recipeNamed(config.recipe), config.seed), modelConfig);
+  const optimizer = new AdamW(model.parameters(), config);
+  const trainer = new Trainer(model, optimizer, { batch, seq: seqLen, gradAccum, recompute });
+  const sampler = new Sampler(data.train, { seqLen, seed: config.seed });
+  if (resumed) restoreRun(resumed, model, optimizer, trainer, sampler);
+  backend.trim();
+  const schedule = scheduleOf(config);
+  const params = countParameters(model);
+  on({
+    type: 'start',
+    recipe: config.recipe,
+    backend: backend.describe(),
+    params,
+    steps,
+    firstStep: trainer.steps,
+    tokensPerStep: batch * seqLen * gradAccum,
+    vocabSize: modelConfig.vocabSize,
+    trainTokens: data.train.numTokens,
+    valTokens: data.val?.numTokens ?? 0,
+    data: data.description,
+  });
+
+  const record: TrainStep[] = [];
+  let valLoss: number | null = null;
+  let evaluatedAt = -1;
+  let savedAt = -1;
+  const evaluate = (): void => {
+    if (!data.val || evaluatedAt === trainer.steps) return;
+    valLoss = trainer.evaluate(evalBatches(data.val, { seqLen, batch, maxBatches: config.evalBatches }));
+    evaluatedAt = trainer.steps;
+    on({ type: 'eval', step: trainer.steps, valLoss });
+  };
+  const save = (): void => {
+    if (out === null || savedAt === trainer.steps) return;
+    const json = checkpointJson(config, modelConfig, data.tokenizer, trainer.steps, sampler.state());
+    const { path, numBytes } = writeCheckpoint(out, trainer.steps, checkpointFiles(model, optimizer), json, {
+      keep: config.keep,
+    });
+    savedAt = trainer.steps;
+    on({ type: 'saved', step: trainer.steps, path, numBytes });
+  };
+
+  try {
+    let skippedInARow = 0;
+    while (trainer.steps < steps && !signal?.aborted) {
+      const lr = schedule(trainer.steps);
+      const step = trainer.step(() => sampler.nextBatch(batch), lr);
+      record.push(step);
+      on({
+        type: 'step',
+        step: trainer.steps,
+        lr,
+        ...step,
+        tokensPerSecond: perSecond(step),
+        memoryBytes: ledger.total(),
+      });
+      skippedInARow = step.skipped ? skippedInARow + 1 : 0;
+      if (skippedInARow === maxSkipped) {
+        throw new UserError(
+          `${maxSkipped} steps in a row had a non-finite gradient norm; the run has diverged (lower --lr)`,
+        );
+      }
+      if (config.evalEvery && trainer.steps % config.evalEvery === 0) evaluate();
+      if (config.saveEvery && trainer.steps % config.saveEvery === 0) save();
+      // One turn of the event loop a step, so that signals and timers are heard.
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    if (!signal?.aborted) evaluate();
+    save();
+    const summary: RunSummary = {
+      recipe: config.recipe,
+      params,
+      tokensPerSecond: median(record.slice(record.length > 1 ? 1 : 0).map(perSecond)),
+      lossFirst: record[0]?.loss ?? Number.NaN,
+      lossLast: record.at(-1)?.loss ?? Number.NaN,
+      valLoss,
+      memory: memorySummary(),
+      comm: { bytesSent: 0, bytesReceived: 0 },
+    };
+    on({ type: 'summary', summary });
+    return summary;
+  } finally {
+    optimizer.release();
+    model.release();
+    model.context.scaling.release();
+    backend.trim();
+  }
+}
+
+const perSecond = (s: TrainStep): number => (s.tokens / s.stepMs) * 1000;
+
+function median(values: number[]): number {
+  if (values.length === 0) return 0;
+  const sorted = values.toSorted((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+}
+
+/** Bytes by category as the ledger has them now. */
+export function memorySummary(): MemorySummary {
+  const { weights, gradients, optimizer } = ledger.live;
+  return { weights, gradients, optimizer, activationsPeak: ledger.peak.activations, totalPeak: ledger.totalPeak };
+}
+
+function scheduleOf({ schedule, lr, steps: totalSteps, warmupSteps, minLrRatio: minRatio }: RunConfig): Schedule {
+  return { cosine, wsd, constant }[schedule]({
+    lr,
+    totalSteps,
+    warmupSteps: Math.min(warmupSteps, totalSteps),
+    minRatio,
+  });
+}
+
+function checkpointJson(
+  run: RunConfig,
+  config: GptConfig,
+  tokenizer: Tokenizer | null,
+  step: number,
+  sampler: SamplerState,
+): Record<string, unknown> {
+  const trainer: TrainerJson = { step, sampler, run };
+  return { config, trainer, ...(tokenizer ? { tokenizer: tokenizer.toJSON() } : {}) };
+}
+
+function openResumed(config: RunConfig, on: (event: RunEvent) => void): Checkpoint | null {
+  const out = config.out as string;
+  if (!latestCheckpoint(out)) {
+    on({ type: 'note', text: `no checkpoint in ${out} yet; starting from the beginning` });
+    return null;
+  }
+  return readCheckpoint(out, {
+    onDamaged: (text) => on({ type: 'note', text: `${text}; trying the checkpoint before` }),
+  });
+}
+
+function restoreRun(checkpoint: Checkpoint, model: Gpt, optimizer: AdamW, trainer: Trainer, sampler: Sampler): void {
+  const saved = checkpoint.json.trainer as TrainerJson | undefined;
+  if (!saved) throw new UserError(`checkpoint ${checkpoint.path}: trainer.json is missing; it cannot be resumed`);
+  const { recipe } = model.context;
+  if (saved.run.recipe !== recipe.name) {
+    throw new UserError(
+      `checkpoint ${checkpoint.path} was trained with recipe ${saved.run.recipe}, not ${recipe.name}`,
+    );
+  }
+  restoreTraining(checkpoint, model, optimizer);
+  trainer.steps = saved.step;
+  sampler.restore(saved.sampler);
+}
