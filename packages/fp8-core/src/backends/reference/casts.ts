@@ -1,5 +1,5 @@
 // Casts, scales and amaxes; every kernel here is bit-exact, except the order of quantize_rows' column sums.
-import { encodeBf16, scaleFor } from '../../codec.ts';
+import { scaleFor } from '../../codec.ts';
 import { dtypes, scaleSlot, windowSlot } from '../../dtype.ts';
 import type {
   AccumulateFp8Args,

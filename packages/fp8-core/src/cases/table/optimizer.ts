@@ -1,0 +1,119 @@
+import { dtypes, type FloatDType } from '../../dtype.ts';
+import { type CaseRandom, close, input, type KernelCase, kernelCase, output, type TensorSpec } from '../case.ts';
+
+/** The dtypes of one parameter's optimizer step. */
+interface States {
+  w: FloatDType;
+  master: FloatDType | null;
+  grad: FloatDType;
+  m: FloatDType;
+  v: FloatDType;
+}
+
+const floats: readonly FloatDType[] = ['f32', 'bf16', 'f16', 'e4m3', 'e5m2'];
+
+/** As the recipes have them; then every dtype in every place once. */
+const recipes: Record<string, States> = {
+  fp32: { w: 'f32', master: null, grad: 'f32', m: 'f32', v: 'f32' },
+  bf16: { w: 'bf16', master: 'f32', grad: 'f32', m: 'f32', v: 'f32' },
+  o1: { w: 'f16', master: null, grad: 'e4m3', m: 'f32', v: 'f32' },
+  o2: { w: 'f16', master: null, grad: 'e4m3', m: 'e4m3', v: 'f16' },
+  'o2 embedding': { w: 'f32', master: null, grad: 'f32', m: 'e4m3', v: 'f16' },
+  o3: { w: 'e4m3', master: 'f16', grad: 'e4m3', m: 'e4m3', v: 'f16' },
+  ...Object.fromEntries(
+    floats.map((w, i) => {
+      const [master, grad, m, v] = [1, 2, 3, 4].map((k) => floats[(i + k) % 5]);
+      return [`${w} ${master} ${grad} ${m} ${v}`, { w, master, grad, m, v }];
+    }),
+  ),
+};
+
+const state = (dtype: FloatDType, values: Float32Array, scale: number): TensorSpec =>
+  input(dtype, values, dtypes[dtype].scaled ? scale : 1);
+
+interface Step {
+  n: number;
+  clip?: number;
+  skip?: boolean;
+  step?: number;
+  /** Fresh states: m and v all zero. */
+  fresh?: boolean;
+  weightDecay?: number;
+  gradient?: (r: CaseRandom, n: number) => Float32Array;
+}
+
+function adamw(name: string, s: States, o: Step): KernelCase {
+  const { n } = o;
+  return kernelCase('adamw', name, (r) => ({
+    w: state(s.w, r.normals(n, 0.05), 1024),
+    master: s.master && state(s.master, r.normals(n, 0.05), 1024),
+    grad: state(s.grad, o.gradient?.(r, n) ?? r.normals(n, 1e-3), 2 ** 15),
+    m: state(s.m, o.fresh ? new Float32Array(n) : r.normals(n, 1e-3), 2 ** 16),
+    v: state(s.v, o.fresh ? new Float32Array(n) : r.normals(n, 1e-3).map((x) => x * x), 2 ** 22),
+    control: input('f32', [o.clip ?? 1, 1, o.skip ? 1 : 0, o.step ?? 3]),
+    n,
+    lr: 3e-4,
+    beta1: 0.9,
+    beta2: 0.95,
+    eps: 1e-8,
+    weight_decay: o.weightDecay ?? 0.1,
+  }));
+}
+
+const steps: KernelCase[] = Object.entries(recipes).flatMap(([name, s]) => [
+  adamw(`${name}, first step`, s, { n: 1003, step: 1, fresh: true }),
+  adamw(`${name}, clipped, later step`, s, { n: 1003, clip: 0.37, step: 1234 }),
+  adamw(`${name}, skipped`, s, { n: 77, skip: true, gradient: (r, n) => r.normals(n).fill(Number.NaN, 3, 5) }),
+  adamw(`${name}, zero gradients on fresh states`, s, {
+    n: 33,
+    step: 1,
+    fresh: true,
+    gradient: (_, n) => new Float32Array(n),
+  }),
+  adamw(`${name}, gradients over many powers of two`, s, { n: 517, gradient: (r, n) => r.wide(n, -40, 10) }),
+  adamw(`${name}, large (several threads)`, s, { n: 40_003, weightDecay: 0 }),
+]);
+
+const sumOfSquares = close(1e-6, 0, 'float64 sums in another order');
+
+const others: KernelCase[] = [
+  ...floats.flatMap((x) => [
+    kernelCase('sum_squares', x, (r) => ({ y: output('f32', 1), x: state(x, r.normals(1003), 16), n: 1003 }), {
+      y: sumOfSquares,
+    }),
+    kernelCase('sum_squares', `${x}, with a NaN`, () => ({
+      y: output('f32', 1),
+      x: input(x, [1, Number.NaN, 2]),
+      n: 3,
+    })),
+  ]),
+  kernelCase('sum_squares', 'squares beyond float32', () => ({
+    y: output('f32', 1),
+    x: input('f32', [1e25, 1]),
+    n: 2,
+  })),
+  ...[
+    { name: 'below the limit', sums: [0.1, 0.2, 0.003], max_norm: 1 },
+    { name: 'above it', sums: [10, 20, 0.3], max_norm: 1 },
+    { name: 'no limit', sums: [10, 20, 0.3], max_norm: 0 },
+    { name: 'all zero', sums: [0, 0], max_norm: 1 },
+    { name: 'one infinite', sums: [1, Number.POSITIVE_INFINITY], max_norm: 1 },
+    { name: 'one NaN', sums: [1, Number.NaN, 3], max_norm: 1 },
+    { name: 'many', sums: Array.from({ length: 300 }, (_, i) => 1 / (i + 1)), max_norm: 0.5 },
+  ].map(({ name, sums, max_norm }) =>
+    kernelCase('clip_control', name, () => ({
+      control: input('f32', [9, 9, 9, 41]),
+      sums: input('f32', sums),
+      count: sums.length,
+      max_norm,
+    })),
+  ),
+  ...[
+    { n: 1, offset: 0, seed: 0, stream: 0 },
+    { n: 1003, offset: 0, seed: 1234, stream: 2 ** 52 + 99 },
+    { n: 517, offset: 2 ** 32 - 100, seed: 2 ** 50 + 3, stream: 7 },
+    { n: 70_001, offset: 13, seed: 42, stream: 5 },
+  ].map((a) => kernelCase('random_normal', JSON.stringify(a), () => ({ y: output('f32', a.n), std: 0.02, ...a }))),
+];
+
+export const optimizerCases: readonly KernelCase[] = [...steps, ...others];
