@@ -9,10 +9,8 @@ namespace fp8lm {
 
 namespace {
 
-int index(const Tensor& t) { return int(t.dtype); }
-
 float amaxOf(const Tensor& x, int64_t n) {
-  const AmaxFn fn = castsTable().amax[index(x)];
+  const AmaxFn fn = castsTable().amax[typeIndex(x)];
   const CastStats stats = mergeRanges<CastStats>(n, [&](int64_t begin, int64_t end) {
     return CastStats{fn(x.data, begin, end), 0};
   });
@@ -65,22 +63,11 @@ CastStats castStochastic(const Tensor& y, const Tensor& x, float scale, int64_t 
 /// y = x at a given scale; for f32 and bf16 outputs the scale and `random` play no part.
 CastStats castAll(const Tensor& y, const Tensor& x, float scale, int64_t n, int64_t random) {
   const bool scaled = y.dtype >= DType::f16;
-  const CastFn fn = castsTable().cast[index(y)][index(x)];
+  const CastFn fn = castsTable().cast[typeIndex(y)][typeIndex(x)];
   return mergeRanges<CastStats>(n, [&](int64_t begin, int64_t end) {
     return random && scaled ? castStochastic(y, x, scale, random, begin, end)
                             : fn(y.data, x.data, x.scaleInv(), scale, begin, end);
   });
-}
-
-/// Column sums by chunks of rows: f(partial, begin, end) fills `partial` (dim floats); sums += partials, in order.
-template <class F> void addChunks(float* sums, const RowChunks& chunks, int64_t dim, F&& f) {
-  float* const partials = scratchFloats(size_t(chunks.count * dim));
-  parallelFor(chunks.count, kSerial / (chunks.size * dim + 1) + 1, [&](int thread, int64_t begin, int64_t end) {
-    for (int64_t c = begin; c < end; c++) f(thread, partials + c * dim, chunks.begin(c), chunks.end(c));
-  });
-  if (!sums) return;
-  for (int64_t c = 0; c < chunks.count; c++)
-    for (int64_t k = 0; k < dim; k++) sums[k] += partials[c * dim + k];
 }
 
 }  // namespace
@@ -123,15 +110,14 @@ void quantize(const Tensor& y, const Tensor& x, const Tensor& window, const Tens
 
 void quantize_rows(const Tensor& y, const Tensor& sums, const Tensor& x, const Tensor& window, int64_t rows, int64_t dim,
                    int64_t random) {
-  const RowChunks chunks(rows);
   writeScaled(
       y, window, 1.0f, [&] { return amaxOf(x, rows * dim); },
       [&](float scale) {
         if (!sums) return castAll(y, x, scale, rows * dim, random);
         std::vector<CastStats> parts(static_cast<size_t>(numThreads()));
-        const CastRowsFn fn = castsTable().castRows[index(y) - int(DType::e4m3)][index(x)];
-        const auto sumsOnly = castsTable().columnSums[index(x)];
-        addChunks(sums.as<float>(), chunks, dim, [&](int thread, float* partial, int64_t begin, int64_t end) {
+        const CastRowsFn fn = castsTable().castRows[typeIndex(y) - int(DType::e4m3)][typeIndex(x)];
+        const auto sumsOnly = castsTable().columnSums[typeIndex(x)];
+        addChunks(RowChunks(rows), dim, dim, {sums.as<float>(), nullptr}, [&](int thread, float* partial, int64_t begin, int64_t end) {
           if (random) sumsOnly(partial, x.data, begin, end, dim);
           else parts[size_t(thread)].merge(fn(y.data, partial, x.data, scale, begin, end, dim));
         });
@@ -142,14 +128,14 @@ void quantize_rows(const Tensor& y, const Tensor& sums, const Tensor& x, const T
 }
 
 void column_sums(const Tensor& y, const Tensor& x, int64_t rows, int64_t dim) {
-  const auto fn = castsTable().columnSums[index(x)];
-  addChunks(y.as<float>(), RowChunks(rows), dim, [&](int, float* partial, int64_t begin, int64_t end) {
+  const auto fn = castsTable().columnSums[typeIndex(x)];
+  addChunks(RowChunks(rows), dim, dim, {y.as<float>(), nullptr}, [&](int, float* partial, int64_t begin, int64_t end) {
     fn(partial, x.data, begin, end, dim);
   });
 }
 
 void accumulate_fp8(const Tensor& y, const Tensor& x, const Tensor& mu, int64_t n) {
-  const int to = index(y) - int(DType::e4m3), from = index(x);
+  const int to = typeIndex(y) - int(DType::e4m3), from = typeIndex(x);
   const float inv = y.scaleInv();
   writeScaled(
       y, Tensor{}, mu ? mu.as<float>()[0] : 1.0f,

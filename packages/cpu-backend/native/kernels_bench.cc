@@ -10,6 +10,7 @@
 #include <string>
 
 #include "check/casts.h"
+#include "check/elementwise.h"
 #include "isa.h"
 
 using namespace fp8lm;
@@ -33,6 +34,8 @@ int main(int argc, char** argv) {
   if ((flag == "--check" || flag == "--check-casts") && !getenv("FP8_ISA")) return onEachIsa(argv[0], argv[1]);
   if (flag == "--check") {
     check::checkCasts();
+    check::checkElementwise();
+    check::checkNorms();
   } else if (flag == "--check-casts") {
     check::checkAllCasts();
   } else {

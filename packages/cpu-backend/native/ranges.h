@@ -10,6 +10,7 @@
 namespace fp8lm {
 
 constexpr int64_t kBlock = 64, kSerial = 16384;
+constexpr int64_t kSerialMath = 4096;  // for ops with exp in them: about 1 us
 
 /// f(thread, begin, end) over [0, n).
 template <class F> void forRanges(int64_t n, F&& f, int64_t serial = kSerial) {
@@ -24,18 +25,27 @@ template <class F> void forRows(int64_t rows, int64_t dim, F&& f) {
 }
 
 /// Merges f(begin, end) over ranges of [0, n); Result has merge(const Result&), which must not depend on order.
-template <class Result, class F> Result mergeRanges(int64_t n, F&& f) {
+template <class Result, class F> Result mergeRanges(int64_t n, F&& f, int64_t serial = kSerial) {
   std::vector<Result> parts(static_cast<size_t>(numThreads()));
-  forRanges(n, [&](int thread, int64_t begin, int64_t end) { parts[size_t(thread)] = f(begin, end); });
+  const auto part = [&](int thread, int64_t begin, int64_t end) { parts[size_t(thread)] = f(begin, end); };
+  forRanges(n, part, serial);
   for (size_t i = 1; i < parts.size(); i++) parts[0].merge(parts[i]);
   return parts[0];
 }
 
-/// Rows split into chunks for column sums: at least 32 rows each and at most 32 chunks.
+/// The same over rows of `dim` elements.
+template <class Result, class F> Result mergeRows(int64_t rows, int64_t dim, F&& f) {
+  std::vector<Result> parts(static_cast<size_t>(numThreads()));
+  forRows(rows, dim, [&](int thread, int64_t begin, int64_t end) { parts[size_t(thread)] = f(begin, end); });
+  for (size_t i = 1; i < parts.size(); i++) parts[0].merge(parts[i]);
+  return parts[0];
+}
+
+/// Rows split into chunks for column sums: at most 32 chunks, of at least 32 rows each and a multiple of 8.
 struct RowChunks {
   int64_t rows, size, count;
   explicit RowChunks(int64_t rows_) : rows(rows_) {
-    size = (rows + 31) / 32;
+    size = (rows + 255) / 256 * 8;
     if (size < 32) size = 32;
     count = (rows + size - 1) / size;
   }
@@ -43,11 +53,25 @@ struct RowChunks {
   int64_t end(int64_t chunk) const { return (chunk + 1) * size < rows ? (chunk + 1) * size : rows; }
 };
 
-/// A float buffer of this thread, at least n long, kept between calls. `slot` tells buffers in use together apart.
-inline float* scratchFloats(size_t n, int slot = 0) {
-  static thread_local std::vector<float> buffers[4];
-  if (buffers[slot].size() < n) buffers[slot].resize(n);
-  return buffers[slot].data();
+/// A float buffer of this thread, at least n long, kept between calls.
+inline float* scratchFloats(size_t n) {
+  static thread_local std::vector<float> buffer;
+  if (buffer.size() < n) buffer.resize(n);
+  return buffer.data();
+}
+
+/// Runs f(thread, partial, begin, end) on each chunk of rows, `partial` being `width` floats of the chunk's own (not
+/// cleared), then adds up the partials in chunk order: sums[0] gets their first `dim` columns, sums[1] the next. Either
+/// may be null.
+template <class F>
+void addChunks(const RowChunks& chunks, int64_t width, int64_t dim, float* const (&sums)[2], F&& f) {
+  float* const partials = scratchFloats(size_t(chunks.count * width));
+  parallelFor(chunks.count, kSerial / (chunks.size * width + 1) + 1, [&](int thread, int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; c++) f(thread, partials + c * width, chunks.begin(c), chunks.end(c));
+  });
+  for (int64_t c = 0; c < chunks.count; c++)
+    for (int half = 0; half < 2; half++)
+      for (int64_t k = 0; sums[half] && k < dim; k++) sums[half][k] += partials[c * width + half * dim + k];
 }
 
 }  // namespace fp8lm

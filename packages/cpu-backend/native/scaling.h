@@ -6,6 +6,9 @@
 
 namespace fp8lm {
 
+/// A dtype's place in the tables of range functions.
+inline int typeIndex(const Tensor& t) { return int(t.dtype); }
+
 /// What a cast saw: the largest |value| (+inf if any NaN) and how many values it clamped.
 struct CastStats {
   float amax = 0.0f;
@@ -41,6 +44,17 @@ void writeScaled(const Tensor& y, const Tensor& window, float mu, A&& amaxPass, 
   const CastStats stats = castPass(scale);
   if (w && stats.amax > w[kWindowAmax]) w[kWindowAmax] = stats.amax;
   writeScale(y, scale, stats);
+}
+
+/// Slot of the amax pass in tables of ops by output dtype: f16, which no op writes.
+constexpr int kAmaxPass = int(DType::f16);
+
+/// Writes the output of an op, plain or scaled: pass(slot, scale) runs it with the output form `slot`, a typeIndex or
+/// kAmaxPass.
+template <class P> void writeOutput(const Tensor& y, const Tensor& window, P&& pass) {
+  if (y.dtype < DType::f16) pass(typeIndex(y), 1.0f);
+  else writeScaled(
+      y, window, 1.0f, [&] { return pass(kAmaxPass, 1.0f).amax; }, [&](float scale) { return pass(typeIndex(y), scale); });
 }
 
 }  // namespace fp8lm

@@ -6,6 +6,25 @@
 
 namespace fp8lm::FP8_VEC {
 
+struct Yes { static constexpr bool value = true; };
+struct No { static constexpr bool value = false; };
+
+/// f32 or bf16, known only at run time: for rare mixes, where a template for each would be too many.
+struct Act {};
+template <class T> FP8_INLINE F32 loadAct(const void* p, DType type, int64_t i, int64_t count) {
+  if constexpr (isSame<T, Act>)
+    return type == DType::bf16 ? loadAt(static_cast<const BF16*>(p), i, count) : loadAt(static_cast<const float*>(p), i, count);
+  else return loadAt(static_cast<const T*>(p), i, count);
+}
+template <class T> FP8_INLINE void storeAct(void* p, DType type, int64_t i, F32 x, int64_t count) {
+  if constexpr (isSame<T, Act>) {
+    if (type == DType::bf16) storeAt(static_cast<BF16*>(p), i, x, count);
+    else storeAt(static_cast<float*>(p), i, x, count);
+  } else {
+    storeAt(static_cast<T*>(p), i, x, count);
+  }
+}
+
 struct Nowhere {};  // a memory type that is not stored
 
 /// The largest |x| as bits, which order like magnitudes with NaN above infinity.

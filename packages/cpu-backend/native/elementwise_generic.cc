@@ -1,0 +1,1 @@
+#include "elementwise_body.h"

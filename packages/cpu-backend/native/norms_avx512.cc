@@ -1,0 +1,1 @@
+#include "norms_body.h"
