@@ -10,7 +10,10 @@
 
 #include "attention_check.h"
 #include "attention_check.inl"
+#include "embedding_check.inl"
+#include "loss_check.inl"
 #include "peak.h"
+#include "random_check.inl"
 
 namespace fp8lm::check {
 
@@ -18,7 +21,8 @@ struct Check {
   const char* name;
   void (*run)();
 };
-const Check kChecks[] = {{"attention", checkAttention}, {"attention_gradient", checkAttentionGradient}, {"attention_cached", checkCached}};
+const Check kChecks[] = {{"attention", checkAttention}, {"attention_gradient", checkAttentionGradient}, {"attention_cached", checkCached},
+    {"random", checkRandom}, {"loss", checkLoss}, {"embedding", checkEmbedding}, {"rope", checkRope}};
 
 int checkOne(const std::string& only) {
   for (const Check& c : kChecks) {
@@ -76,8 +80,55 @@ void benchAttention() {
     }
 }
 
+/// `bytes` read and written, beside a copy of 128 MiB.
+void report(const char* name, double bytes, double t, double copy) {
+  std::printf("%-44s %8.0f us  %6.1f GB/s  %4.0f %% of copy\n", name, t * 1e6, bytes / t / 1e9, 100 * bytes / t / 1e9 / copy);
+}
+
+void benchMemory() {
+  const double copy = measureCopyGBs(0.5);
+  std::printf("copy %.1f GB/s on %d threads (%s)\n", copy, numThreads(), isaName(isa()));
+  const DType h = DType::bf16;
+  {
+    const int64_t seq = 1024, heads = 12, dim = 64, maxSeq = 1024;
+    for (int64_t batch : {1, 8}) {
+      const int64_t row = batch * heads * dim;
+      Buffer qkv(h, 3 * row, 1), y(h, row), keys(h, maxSeq * row, 2), values(h, maxSeq * row, 3);
+      const double t = seconds([&] {
+        attention_cached(y.tensor(), keys.tensor(), values.tensor(), qkv.tensor(), 1, batch, heads, heads, dim, seq - 1, maxSeq, 0.125);
+      });
+      report(batch == 1 ? "attention_cached 1 token of 1024, batch 1" : "attention_cached 1 token of 1024, batch 8", 4.0 * double(seq * row), t, copy);
+    }
+  }
+  {
+    const int64_t n = int64_t(4096) * 2304;
+    Buffer x(h, n, 1), y(h, n);
+    report("rope bf16 [4096, 2304], T 1024", 4.0 * double(n), seconds([&] { rope(y.tensor(), x.tensor(), 4096, 4, 12, 12, 64, 0, 10000, 0); }), copy);
+    report("dropout bf16 9.4 M, rate 0.1", 4.0 * double(n), seconds([&] { dropout(y.tensor(), x.tensor(), kNone, n, 0.1, 1, 2, 0); }), copy);
+    Buffer z(DType::f32, 4000000);
+    report("random_normal 4 M", 4.0 * double(z.n), seconds([&] { random_normal(z.tensor(), z.n, 0.02, 1, 2, 0); }), copy);
+  }
+  {
+    const int64_t rows = 4096, dim = 768, vocab = 50304;
+    Buffer table(h, vocab * dim, 1), tokens(DType::i32, rows), y(h, rows * dim, 2), dt(DType::f32, vocab * dim, 3);
+    for (int64_t r = 0; r < rows; r++) tokens.put(r, int32_t(uint64_t(r) * 2654435761u % uint64_t(vocab)));
+    report("embedding_forward bf16 [4096, 768]", 4.0 * double(rows * dim),
+           seconds([&] { embedding_forward(y.tensor(), tokens.tensor(), table.tensor(), kNone, rows, dim, vocab, 0, 4, 0, 1024); }), copy);
+    report("embedding_backward bf16 [4096, 768]", 10.0 * double(rows * dim),
+           seconds([&] { embedding_backward(dt.tensor(), kNone, tokens.tensor(), y.tensor(), rows, dim, vocab, 0, 4, 0, 1024); }), copy);
+  }
+  {
+    const int64_t rows = 256, vocab = 50304;
+    Buffer logits(h, rows * vocab, 1), loss(DType::f32, rows), targets(DType::i32, rows);
+    for (int64_t r = 0; r < rows; r++) targets.put(r, int32_t(r));
+    const auto run = [&] { softmax_cross_entropy(logits.tensor(), loss.tensor(), targets.tensor(), rows, vocab, 1, 0, 1); };
+    report("softmax_cross_entropy bf16 [256, 50304]", 4.0 * double(rows * vocab), seconds(run), copy);
+  }
+}
+
 int bench(const std::string& only) {
   if (only.empty() || only == "attention") benchAttention();
+  if (only.empty() || only == "memory") benchMemory();
   return 0;
 }
 

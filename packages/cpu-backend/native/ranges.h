@@ -2,6 +2,7 @@
 // elements (no two threads write one cache line, and only the last range has a tail), serial below 16 k elements.
 // Sums go over fixed chunks that depend on the size alone, combined in order: the same bits for any number of threads.
 #pragma once
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
