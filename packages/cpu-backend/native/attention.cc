@@ -1,4 +1,5 @@
-// Causal attention: argument checks, the split over threads, the choice of variant. The arithmetic is in attention_*.inl.
+// Causal attention: argument checks, the split over threads, the choice of variant. The arithmetic is in
+// attention_*.inl.
 #include "attention.h"
 
 #include <cstdlib>
@@ -40,7 +41,8 @@ float* scratchFor(int threads, int64_t floats) {
 int64_t padded(int64_t floats) { return (floats + 31) / 16 * 16; }
 
 /// run(args, scratch, begin, end) on a static split of the tasks; a thread's scratch is its own.
-void split(const AttentionArgs& x, int64_t tasks, int64_t floats, void (*run)(const AttentionArgs&, float*, int64_t, int64_t)) {
+void split(const AttentionArgs& x, int64_t tasks, int64_t floats,
+           void (*run)(const AttentionArgs&, float*, int64_t, int64_t)) {
   if (tasks == 0) return;
   const int64_t most = numThreads(), each = padded(floats);
   const int threads = int(tasks < most ? tasks : most);
@@ -53,7 +55,8 @@ void split(const AttentionArgs& x, int64_t tasks, int64_t floats, void (*run)(co
 void checkShape(int64_t seq, int64_t batch, int64_t heads, int64_t kvHeads, int64_t dim) {
   if (seq >= 0 && batch >= 0 && heads > 0 && kvHeads > 0 && dim > 0 && heads % kvHeads == 0) return;
   throw std::invalid_argument("seq " + std::to_string(seq) + ", batch " + std::to_string(batch) + ", heads " +
-                              std::to_string(heads) + ", kv_heads " + std::to_string(kvHeads) + ", head_dim " + std::to_string(dim) +
+                              std::to_string(heads) + ", kv_heads " + std::to_string(kvHeads) + ", head_dim " +
+                              std::to_string(dim) +
                               "; seq and batch must be >= 0, the others > 0, and kv_heads must divide heads");
 }
 
@@ -62,8 +65,8 @@ HeadView view(const Tensor& x, int64_t batch, int64_t rowSize, int64_t offset) {
 }
 
 /// q|k|v rows of `qkv`, seen as three views.
-AttentionArgs argsOf(const Tensor& y, const Tensor& qkv, int64_t seq, int64_t batch, int64_t heads, int64_t kvHeads, int64_t dim,
-                     double scale) {
+AttentionArgs argsOf(const Tensor& y, const Tensor& qkv, int64_t seq, int64_t batch, int64_t heads, int64_t kvHeads,
+                     int64_t dim, double scale) {
   AttentionArgs x{};
   const int64_t row = (heads + 2 * kvHeads) * dim;
   x.q = view(qkv, batch, row, 0);
@@ -87,11 +90,14 @@ void append(const HeadView& to, const HeadView& from, const AttentionArgs& x) {
       const int64_t out = (x.offset + t) * to.step + b * to.batchStep, in = t * from.step + b * from.batchStep;
       const size_t bytes = size_t(bytesOf(to.dtype));
       if (to.dtype == from.dtype)
-        std::memcpy(static_cast<char*>(to.data) + out * int64_t(bytes), static_cast<const char*>(from.data) + in * int64_t(bytes), size_t(size) * bytes);
+        std::memcpy(static_cast<char*>(to.data) + out * int64_t(bytes),
+                    static_cast<const char*>(from.data) + in * int64_t(bytes), size_t(size) * bytes);
       else if (to.dtype == DType::bf16)
-        for (int64_t d = 0; d < size; d++) static_cast<uint16_t*>(to.data)[out + d] = encodeBF16(static_cast<const float*>(from.data)[in + d]);
+        for (int64_t d = 0; d < size; d++)
+          static_cast<uint16_t*>(to.data)[out + d] = encodeBF16(static_cast<const float*>(from.data)[in + d]);
       else
-        for (int64_t d = 0; d < size; d++) static_cast<float*>(to.data)[out + d] = decodeBF16(static_cast<const uint16_t*>(from.data)[in + d]);
+        for (int64_t d = 0; d < size; d++)
+          static_cast<float*>(to.data)[out + d] = decodeBF16(static_cast<const uint16_t*>(from.data)[in + d]);
     }
 }
 
@@ -106,8 +112,9 @@ void attention_forward(const Tensor& y, const Tensor& lse, const Tensor& qkv, in
   split(x, k.forwardTasks(x), k.forwardScratch(x), k.forward);
 }
 
-void attention_backward(const Tensor& dqkv, const Tensor& dy, const Tensor& y, const Tensor& lse, const Tensor& qkv, int64_t seq,
-                        int64_t batch, int64_t heads, int64_t kv_heads, int64_t head_dim, double softmax_scale) {
+void attention_backward(const Tensor& dqkv, const Tensor& dy, const Tensor& y, const Tensor& lse, const Tensor& qkv,
+                        int64_t seq, int64_t batch, int64_t heads, int64_t kv_heads, int64_t head_dim,
+                        double softmax_scale) {
   checkShape(seq, batch, heads, kv_heads, head_dim);
   AttentionArgs x = argsOf(y, qkv, seq, batch, heads, kv_heads, head_dim, softmax_scale);
   const AttentionArgs d = argsOf(dy, dqkv, seq, batch, heads, kv_heads, head_dim, softmax_scale);
@@ -129,12 +136,14 @@ void attention_backward(const Tensor& dqkv, const Tensor& dy, const Tensor& y, c
   }
 }
 
-void attention_cached(const Tensor& y, const Tensor& keys, const Tensor& values, const Tensor& qkv, int64_t seq, int64_t batch,
-                      int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t start, int64_t max_seq, double softmax_scale) {
+void attention_cached(const Tensor& y, const Tensor& keys, const Tensor& values, const Tensor& qkv, int64_t seq,
+                      int64_t batch, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t start, int64_t max_seq,
+                      double softmax_scale) {
   checkShape(seq, batch, heads, kv_heads, head_dim);
   if (start < 0 || start + seq > max_seq)
     throw std::invalid_argument("positions " + std::to_string(start) + " to " + std::to_string(start + seq) +
-                                " do not fit a cache of " + std::to_string(max_seq) + "; shorten the text or enlarge the cache");
+                                " do not fit a cache of " + std::to_string(max_seq) +
+                                "; shorten the text or enlarge the cache");
   if (keys.dtype != values.dtype) throw std::invalid_argument("keys and values must have one dtype");
   if (seq == 0 || batch == 0) return;
   AttentionArgs x = argsOf(y, qkv, seq, batch, heads, kv_heads, head_dim, softmax_scale);

@@ -1,12 +1,13 @@
-// Inside the CPU backend's attention: what the instruction-set variants (attention_generic.cc, _avx2.cc, _avx512.cc) share
-// with attention.cc, which checks the arguments, splits the work over threads and picks a variant.
+// Inside the CPU backend's attention: what the instruction-set variants (attention_generic.cc, _avx2.cc, _avx512.cc)
+// share with attention.cc, which checks the arguments, splits the work over threads and picks a variant.
 #pragma once
 #include "table.h"
 #include "tensor.h"
 
 namespace fp8lm {
 
-/// Where the rows of one of q, k, v, y … lie: element (t, b, head, d) is data[t * step + b * batchStep + head * dim + d].
+/// Where the rows of one of q, k, v, y … lie: element (t, b, head, d) is data[t * step + b * batchStep + head * dim +
+/// d].
 struct HeadView {
   void* data;
   DType dtype;  // f32 or bf16
@@ -34,14 +35,14 @@ struct AttentionKernels {
   /// Gradients of all of (batch, kv head) pairs [begin, end), five products a block.
   int64_t (*backwardScratch)(const AttentionArgs&);
   void (*backwardPairs)(const AttentionArgs&, float* scratch, int64_t begin, int64_t end);
-  /// The same bits in finer tasks for when there are fewer pairs than threads: dq by query blocks of one head, dk and dv by
-  /// key blocks of one pair. Recomputes the probabilities, seven products a block.
+  /// The same bits in finer tasks for when there are fewer pairs than threads: dq by query blocks of one head, dk and
+  /// dv by key blocks of one pair. Recomputes the probabilities, seven products a block.
   int64_t (*queryTasks)(const AttentionArgs&);
   int64_t (*keyTasks)(const AttentionArgs&);
   void (*backwardQueries)(const AttentionArgs&, float* scratch, int64_t begin, int64_t end);
   void (*backwardKeys)(const AttentionArgs&, float* scratch, int64_t begin, int64_t end);
 
-  /// Few queries against a long cache, (batch, kv head) pairs [begin, end): reads each key and value once, in place.
+  /// Few queries against a long cache, (batch, kv head) pairs [begin, end): reads the cache in place, in order.
   int64_t (*cachedScratch)(const AttentionArgs&);
   void (*cached)(const AttentionArgs&, float* scratch, int64_t begin, int64_t end);
 };

@@ -14,15 +14,21 @@ constexpr vi kLaneIndex = {0, 1, 2, 3, 4, 5, 6, 7};
 constexpr vi kLaneIndex = {0, 1, 2, 3};
 #endif
 
+// Each part uses the ones before it.
 #include "attention_tile.inl"
+
 #include "attention_pack.inl"
+
 #include "attention_forward.inl"
+
 #include "attention_backward.inl"
+
 #include "attention_cached.inl"
 
 }  // namespace
 
-const AttentionKernels attention = {forwardTasks,  forwardScratch, forward,         BackwardPair::floats, backwardPairs, queryTasks,
-                                    keyTasks,      backwardQueries, backwardKeys,   cachedScratch,        cached};
+const AttentionKernels attention = {forwardTasks,  forwardScratch, forward,  BackwardPair::floats,
+                                    backwardPairs, queryTasks,     keyTasks, backwardQueries,
+                                    backwardKeys,  cachedScratch,  cached};
 
 }  // namespace fp8lm::FP8_VEC

@@ -2,8 +2,9 @@
 //
 //   delta_i = dy_i . y_i     dV = P^T dY     dS = P (dY V^T - delta)     dQ = scale dS K     dK = dS^T (scale Q)
 //
-// Key blocks are the outer loop, query blocks the inner one. dK and dV of a kv head gather the heads of its group in order,
-// dQ its key blocks in order. The finer tasks keep both orders, so every way of splitting the work gives the same bits.
+// Key blocks are the outer loop, query blocks the inner one. dK and dV of a kv head gather the heads of its group in
+// order, dQ its key blocks in order. The finer tasks keep both orders, so every way of splitting the work gives the
+// same bits.
 
 /// All operands of one (batch, kv head) and one of its query heads, packed.
 struct BackwardPair {
@@ -59,7 +60,8 @@ struct BackwardPair {
     }
   }
 
-  /// One block of queries (from i0) against one of keys (from j0): adds to dq (if wantQueries) and to dk and dv (if wantKeys).
+  /// One block of queries (from i0) against one of keys (from j0): adds to dq (if wantQueries) and to dk and dv (if
+  /// wantKeys).
   void block(const AttentionArgs& x, int64_t i0, int64_t j0, bool wantQueries, bool wantKeys) {
     const int64_t rows = least(kBlock, x.queries - i0), cols = least(kBlock, x.keys - j0);
     const int64_t diagonal = x.offset + i0 - j0;  // row r sees columns 0 .. diagonal + r
@@ -67,11 +69,15 @@ struct BackwardPair {
       const int64_t seen = least(diagonal + r0 + kRows, cols);
       if (seen <= 0) continue;
       const int64_t padded = roundUp(seen, kLanes);
-      rowGroup<false, Into::store>(q + (i0 + r0) * width, width, kPanels + j0 * width, kBlock, x.dim, p + r0 * kBlock, kBlock, padded);
-      rowGroup<false, Into::store>(dy + (i0 + r0) * width, width, vPanels + j0 * width, kBlock, x.dim, ds + r0 * kBlock, kBlock, padded);
-      for (int64_t r = r0; r < r0 + kRows; r++) probabilities(r, i0 + r, padded, r < rows ? least(diagonal + r + 1, cols) : 0);
+      rowGroup<false, Into::store>(q + (i0 + r0) * width, width, kPanels + j0 * width, kBlock, x.dim, p + r0 * kBlock,
+                                   kBlock, padded);
+      rowGroup<false, Into::store>(dy + (i0 + r0) * width, width, vPanels + j0 * width, kBlock, x.dim, ds + r0 * kBlock,
+                                   kBlock, padded);
+      for (int64_t r = r0; r < r0 + kRows; r++)
+        probabilities(r, i0 + r, padded, r < rows ? least(diagonal + r + 1, cols) : 0);
       if (wantQueries)
-        rowGroup<false, Into::add>(ds + r0 * kBlock, kBlock, k + j0 * width, width, seen, dq + (i0 + r0) * width, width, width);
+        rowGroup<false, Into::add>(ds + r0 * kBlock, kBlock, k + j0 * width, width, seen, dq + (i0 + r0) * width, width,
+                                   width);
     }
     if (!wantKeys) return;
     for (int64_t c0 = 0; c0 < cols; c0 += kRows) {

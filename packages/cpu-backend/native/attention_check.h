@@ -17,7 +17,8 @@ namespace fp8lm::check {
 
 constexpr size_t kGuard = 128;
 
-/// A tensor between guard bytes; values go in and out as float64. Aligned to the element only, as views into memory may be.
+/// A tensor between guard bytes; values go in and out as float64. Aligned to the element only, as views into memory may
+/// be.
 struct Buffer {
   DType dtype;
   int64_t n;
@@ -91,7 +92,8 @@ inline void fact(bool ok, const std::string& what) {
 }
 
 /// |got - want| <= tolerance * (|want| + size), where `size` is the typical magnitude (default: the largest |want|).
-inline void close(const Buffer& got, const std::vector<double>& want, double tolerance, const std::string& what, double size = 0) {
+inline void close(const Buffer& got, const std::vector<double>& want, double tolerance, const std::string& what,
+                  double size = 0) {
   for (double w : want)
     if (size == 0 || std::fabs(w) > size) size = std::isfinite(w) ? std::fabs(w) : size;
   double worst = 0;
@@ -106,8 +108,8 @@ inline void close(const Buffer& got, const std::vector<double>& want, double tol
   if (worst > counter.worst) counter.worst = worst;
   char text[160] = "";
   if (!(worst <= 1))
-    std::snprintf(text, sizeof text, ": element %lld is %.9g, expected %.9g (%.2f of the tolerance)", static_cast<long long>(where),
-                  got.get(where), want[size_t(where)], worst);
+    std::snprintf(text, sizeof text, ": element %lld is %.9g, expected %.9g (%.2f of the tolerance)",
+                  static_cast<long long>(where), got.get(where), want[size_t(where)], worst);
   fact(worst <= 1, what + text);
   fact(got.intact(), what + ": guard bytes overwritten");
 }

@@ -6,8 +6,9 @@ struct AttentionCase {
   DType type;
   int64_t wide() const { return (heads + 2 * kvHeads) * dim; }
   std::string name(const char* kernel) const {
-    return std::string(kernel) + (type == DType::bf16 ? " bf16" : " f32") + " T " + std::to_string(seq) + " B " + std::to_string(batch) + " heads " +
-           std::to_string(heads) + "/" + std::to_string(kvHeads) + " D " + std::to_string(dim);
+    return std::string(kernel) + (type == DType::bf16 ? " bf16" : " f32") + " T " + std::to_string(seq) + " B " +
+           std::to_string(batch) + " heads " + std::to_string(heads) + "/" + std::to_string(kvHeads) + " D " +
+           std::to_string(dim);
   }
 };
 
@@ -16,7 +17,8 @@ struct AttentionResult {
 };
 
 /// y and lse; with dy also dqkv. Row r = t * batch + b of qkv is q | k | v, heads major.
-inline AttentionResult plainAttention(const AttentionCase& c, const std::vector<double>& qkv, const std::vector<double>* dy, double scale) {
+inline AttentionResult plainAttention(const AttentionCase& c, const std::vector<double>& qkv,
+                                      const std::vector<double>* dy, double scale) {
   AttentionResult out;
   out.y.assign(size_t(c.seq * c.batch * c.heads * c.dim), 0.0);
   out.lse.assign(size_t(c.batch * c.heads * c.seq), 0.0);
@@ -67,13 +69,17 @@ inline AttentionResult plainAttention(const AttentionCase& c, const std::vector<
 struct AttentionRun {
   Buffer qkv, y, lse, dy, dqkv;
   explicit AttentionRun(const AttentionCase& c, double spread = 1.0)
-      : qkv(c.type, c.seq * c.batch * c.wide(), 11, spread), y(c.type, c.seq * c.batch * c.heads * c.dim), lse(DType::f32, c.batch * c.heads * c.seq),
-        dy(c.type, y.n, 12), dqkv(c.type, qkv.n) {}
+      : qkv(c.type, c.seq * c.batch * c.wide(), 11, spread),
+        y(c.type, c.seq * c.batch * c.heads * c.dim),
+        lse(DType::f32, c.batch * c.heads * c.seq),
+        dy(c.type, y.n, 12),
+        dqkv(c.type, qkv.n) {}
   void forward(const AttentionCase& c, double scale) {
     attention_forward(y.tensor(), lse.tensor(), qkv.tensor(), c.seq, c.batch, c.heads, c.kvHeads, c.dim, scale);
   }
   void backward(const AttentionCase& c, double scale) {
-    attention_backward(dqkv.tensor(), dy.tensor(), y.tensor(), lse.tensor(), qkv.tensor(), c.seq, c.batch, c.heads, c.kvHeads, c.dim, scale);
+    attention_backward(dqkv.tensor(), dy.tensor(), y.tensor(), lse.tensor(), qkv.tensor(), c.seq, c.batch, c.heads,
+                       c.kvHeads, c.dim, scale);
   }
 };
 
@@ -139,7 +145,8 @@ inline void checkAttentionGradient() {
     const double want = (up - down) / (2 * step), got = run.dqkv.get(i);
     const double error = std::fabs(got - want) / (1e-5 * (1 + std::fabs(want)));
     counter.worst = std::max(counter.worst, error);
-    fact(error <= 1, "attention_backward: element " + std::to_string(i) + " is " + std::to_string(got) + ", finite difference " + std::to_string(want));
+    fact(error <= 1, "attention_backward: element " + std::to_string(i) + " is " + std::to_string(got) +
+                         ", finite difference " + std::to_string(want));
   }
 }
 
@@ -159,7 +166,8 @@ inline void checkCached() {
         for (int64_t seq : pieces) {
           Buffer part(type, seq * c.batch * c.wide()), out(type, seq * c.batch * c.heads * dim);
           for (int64_t i = 0; i < part.n; i++) part.set(i, qkv.get(start * c.batch * c.wide() + i));
-          attention_cached(out.tensor(), keys.tensor(), values.tensor(), part.tensor(), seq, c.batch, c.heads, c.kvHeads, dim, start, maxSeq, scale);
+          attention_cached(out.tensor(), keys.tensor(), values.tensor(), part.tensor(), seq, c.batch, c.heads,
+                           c.kvHeads, dim, start, maxSeq, scale);
           for (int64_t i = 0; i < out.n; i++) y.set(start * c.batch * c.heads * dim + i, out.get(i));
           fact(out.intact() && part.intact() && keys.intact() && values.intact(), c.name("attention_cached guards"));
           start += seq;
@@ -167,10 +175,9 @@ inline void checkCached() {
         close(y, want.y, toleranceOf(type), c.name("attention_cached"));
         bool threw = false;
         try {
-          attention_cached(y.tensor(), keys.tensor(), values.tensor(), qkv.tensor(), c.seq, c.batch, c.heads, c.kvHeads, dim, 10, maxSeq, scale);
-        } catch (const std::exception&) {
-          threw = true;
-        }
+          attention_cached(y.tensor(), keys.tensor(), values.tensor(), qkv.tensor(), c.seq, c.batch, c.heads, c.kvHeads,
+                           dim, 10, maxSeq, scale);
+        } catch (const std::exception&) { threw = true; }
         fact(threw, "attention_cached refuses positions beyond the cache");
       }
 }

@@ -1,6 +1,6 @@
-// Flash-style forward (Dao et al. 2022, arXiv:2205.14135): one block of queries against one block of keys at a time, with a
-// running maximum m and denominator l a row, so that no T x T matrix exists. Blocks above the diagonal are skipped, and
-// within a diagonal block each group of kRows queries only sees the columns it needs.
+// Flash-style forward (Dao et al. 2022, arXiv:2205.14135): one block of queries against one block of keys at a time,
+// with a running maximum m and denominator l a row, so that no T x T matrix exists. Blocks above the diagonal are
+// skipped, and within a diagonal block each group of kRows queries only sees the columns it needs.
 
 /// Query block of folded position f: 0, n - 1, 1, n - 2, … so that any run of tasks mixes short and long rows.
 inline int64_t unfold(int64_t f, int64_t blocks) { return f % 2 == 0 ? f / 2 : blocks - 1 - f / 2; }
@@ -25,8 +25,8 @@ struct PackedKeys {
   }
 };
 
-/// Turns kRows rows of scores (`columns` wide, a multiple of 16; -inf where masked) into exp(s - m); updates m and l and
-/// leaves in `factor` what the earlier output of each row must be multiplied by.
+/// Turns kRows rows of scores (`columns` wide, a multiple of 16; -inf where masked) into exp(s - m); updates m and l
+/// and leaves in `factor` what the earlier output of each row must be multiplied by.
 static void softmaxRows(float* s, int64_t columns, float* m, float* l, float* factor) {
   float gap[kLanes] = {};
   for (int r = 0; r < kRows; r++) {
@@ -58,8 +58,8 @@ inline int64_t forwardScratch(const AttentionArgs& x) {
 }
 
 /// One query block (rows i0 .. i0 + count of one head) against all keys it sees.
-inline void forwardBlock(const AttentionArgs& x, const PackedKeys& packed, float* scratch, int64_t b, int64_t head, int64_t i0,
-                         int64_t count) {
+inline void forwardBlock(const AttentionArgs& x, const PackedKeys& packed, float* scratch, int64_t b, int64_t head,
+                         int64_t i0, int64_t count) {
   const int64_t width = packed.width, padded = roundUp(count, kRows);
   float* q = scratch;
   float* out = q + kBlock * width;

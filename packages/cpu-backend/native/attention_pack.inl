@@ -1,5 +1,5 @@
-// Between the activations' layout (a head's rows lie batch * (heads + 2 kv_heads) * head_dim apart, f32 or bf16) and the
-// contiguous, padded f32 blocks that the products read.
+// Between the activations' layout (a head's rows lie batch * (heads + 2 kv_heads) * head_dim apart, f32 or bf16) and
+// the contiguous, padded f32 blocks that the products read.
 
 inline int64_t roundUp(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
@@ -29,7 +29,8 @@ inline void readRow(float* out, const HeadView& x, int64_t t, int64_t b, int64_t
   else readRowOf<float>(out, rowOf(x, t, b, head, dim), dim, factor);
 }
 
-inline void writeRow(const HeadView& x, int64_t t, int64_t b, int64_t head, int64_t dim, const float* row, float factor) {
+inline void writeRow(const HeadView& x, int64_t t, int64_t b, int64_t head, int64_t dim, const float* row,
+                     float factor) {
   if (x.dtype == DType::bf16) writeRowOf<BF16>(rowOf(x, t, b, head, dim), row, dim, factor);
   else writeRowOf<float>(rowOf(x, t, b, head, dim), row, dim, factor);
 }

@@ -2,9 +2,9 @@
 //
 //   c[r][j] = a(r, k) b[k][j]      a(r, k) = a[r * lda + k], or a[k * lda + r] if transA
 //
-// kRows x kCols registers of c stay in registers over the whole k loop; each step loads kCols registers of b and broadcasts
-// kRows scalars of a, so that loads stay below the FMA units' pace. Every c row of a group of kRows is computed: buffers
-// are padded to whole groups. b and c are padded to 16 columns.
+// kRows x kCols registers of c stay in registers over the whole k loop; each step loads kCols registers of b and
+// broadcasts kRows scalars of a, so that loads stay below the FMA units' pace. Every c row of a group of kRows is
+// computed: buffers are padded to whole groups. b and c are padded to 16 columns.
 
 #if FP8_VEC_AVX512
 constexpr int kRows = 12, kCols = 2;
@@ -50,7 +50,8 @@ template <bool transA, Into into>
 static void rowGroup(const float* a, int64_t lda, const float* b, int64_t ldb, int64_t depth, float* c, int64_t ldc,
                      int64_t columns, const float* factor = nullptr) {
   int64_t j = 0;
-  for (; j + kCols * kWidth <= columns; j += kCols * kWidth) tile<kCols, transA, into>(a, lda, b + j, ldb, depth, c + j, ldc, factor);
+  for (; j + kCols * kWidth <= columns; j += kCols * kWidth)
+    tile<kCols, transA, into>(a, lda, b + j, ldb, depth, c + j, ldc, factor);
   if (kCols > 2 && j + 2 * kWidth <= columns) {
     tile<2, transA, into>(a, lda, b + j, ldb, depth, c + j, ldc, factor);
     j += 2 * kWidth;

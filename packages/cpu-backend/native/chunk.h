@@ -1,5 +1,5 @@
-// Pieces of a tensor of any dtype as floats in a small buffer, and back: for kernels whose arithmetic costs more than the
-// extra pass through L1, so that their bodies need no copy for each combination of dtypes.
+// Pieces of a tensor of any dtype as floats in a small buffer, and back: for kernels whose arithmetic costs more than
+// the extra pass through L1, so that their bodies need no copy for each combination of dtypes.
 #pragma once
 #include "vec.h"
 

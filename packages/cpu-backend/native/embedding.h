@@ -18,7 +18,8 @@ struct EmbeddingArgs {
 
 struct EmbeddingTable {
   void (*forward)(const EmbeddingArgs&, int64_t rowBegin, int64_t rowEnd);
-  /// Columns [columnBegin, columnEnd) of all rows, in row order: no two threads add to one place, one order for all sums.
+  /// Columns [columnBegin, columnEnd) of all rows, in row order: no two threads add to one place, one order for all
+  /// sums.
   void (*backward)(const EmbeddingArgs&, int64_t columnBegin, int64_t columnEnd);
 };
 

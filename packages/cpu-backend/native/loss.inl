@@ -1,6 +1,6 @@
 // Softmax cross-entropy over rows of logits, gradient in place, for one instruction set. Three passes over a row: its
-// maximum, the sum of exp(x - max), the gradient. A row (50304 bf16 = 100 kB) stays in L2 between them, so recomputing exp
-// is cheaper than keeping its results.
+// maximum, the sum of exp(x - max), the gradient. A row (50304 bf16 = 100 kB) stays in L2 between them, so recomputing
+// exp is cheaper than keeping its results.
 #include "loss.h"
 
 #include "vec.h"
@@ -28,7 +28,8 @@ template <class T> void fillRow(T* row, int64_t vocab, float x) {
 }
 
 /// Four running values of f over a row, combined: one chain would wait for itself.
-template <class T, class F, class Merge> FP8_INLINE F32 foldRow(const T* row, int64_t vocab, F32 start, F f, Merge merge) {
+template <class T, class F, class Merge>
+FP8_INLINE F32 foldRow(const T* row, int64_t vocab, F32 start, F f, Merge merge) {
   F32 a = start, b = start, c = start, d = start;
   int64_t i = 0;
   for (; i + 4 * kLanes <= vocab; i += 4 * kLanes) {
@@ -44,7 +45,8 @@ template <class T, class F, class Merge> FP8_INLINE F32 foldRow(const T* row, in
 /// Sum of x - shift over the row; the -inf of unused lanes stays out.
 template <class T> float sumShifted(const T* row, int64_t vocab, F32 shift) {
   F32 sum(0.0f);
-  forVectors(0, vocab, [&](int64_t i, int64_t n) FP8_LAMBDA { sum = sum + firstLanes(loadLogits(row, i, n) - shift, n); });
+  forVectors(0, vocab,
+             [&](int64_t i, int64_t n) FP8_LAMBDA { sum = sum + firstLanes(loadLogits(row, i, n) - shift, n); });
   return sumLanes(sum);
 }
 

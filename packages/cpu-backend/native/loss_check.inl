@@ -1,7 +1,8 @@
 // softmax_cross_entropy against float64, its gradient against finite differences of the float64 loss.
 namespace fp8lm::check {
 
-inline double plainLoss(const std::vector<double>& x, int64_t target, double smoothing, std::vector<double>* p = nullptr) {
+inline double plainLoss(const std::vector<double>& x, int64_t target, double smoothing,
+                        std::vector<double>* p = nullptr) {
   double top = -INFINITY, sum = 0, mean = 0;
   for (double v : x) top = std::max(top, v);
   for (double v : x) sum += std::exp(v - top), mean += v / double(x.size());
@@ -17,9 +18,11 @@ inline void checkLoss() {
       for (double smoothing : {0.0, 0.1}) {
         const int64_t rows = vocab > 1000 ? 6 : 13;
         const double gain = 0.37, spread = 3;
-        const std::string what = "softmax_cross_entropy vocab " + std::to_string(vocab) + (type == DType::bf16 ? " bf16" : " f32");
+        const std::string what =
+            "softmax_cross_entropy vocab " + std::to_string(vocab) + (type == DType::bf16 ? " bf16" : " f32");
         Buffer logits(type, rows * vocab, 31, spread), loss(DType::f32, rows), targets(DType::i32, rows);
-        for (int64_t r = 0; r < rows; r++) targets.put(r, int32_t(r == 3 ? -1 : r == 4 ? vocab : r == 5 ? INT32_MAX : (r * 7919 + vocab - 1) % vocab));
+        for (int64_t r = 0; r < rows; r++)
+          targets.put(r, int32_t(r == 3 ? -1 : r == 4 ? vocab : r == 5 ? INT32_MAX : (r * 7919 + vocab - 1) % vocab));
         const std::vector<double> x = logits.values();
         std::vector<double> want(x.size(), 0.0), wantLoss(size_t(rows), 0.0), p(size_t(vocab), 0.0);
         for (int64_t r = 0; r < rows; r++) {
@@ -30,7 +33,8 @@ inline void checkLoss() {
           else wantLoss[size_t(r)] = plainLoss(row, target, smoothing, &p);
           for (int64_t i = 0; i < vocab; i++)
             want[size_t(r * vocab + i)] =
-                target >= vocab ? NAN : gain * (p[size_t(i)] - (i == target ? 1 - smoothing : 0) - smoothing / double(vocab));
+                target >= vocab ? NAN
+                                : gain * (p[size_t(i)] - (i == target ? 1 - smoothing : 0) - smoothing / double(vocab));
         }
         const std::vector<unsigned char> before = logits.bytes;
         softmax_cross_entropy(logits.tensor(), loss.tensor(), targets.tensor(), rows, vocab, gain, smoothing, 0);
@@ -48,14 +52,16 @@ inline void checkLoss() {
             const double up = plainLoss(row, target, smoothing);
             row[size_t(i % vocab)] -= 2 * step;
             const double difference = gain * (up - plainLoss(row, target, smoothing)) / (2 * step);
-            fact(std::fabs(difference - logits.get(i)) < 1e-6, what + ": finite difference of element " + std::to_string(i));
+            fact(std::fabs(difference - logits.get(i)) < 1e-6,
+                 what + ": finite difference of element " + std::to_string(i));
           }
       }
   Buffer row(DType::f32, 40, 1), loss(DType::f32, 1), target(DType::i32, 1);
   target.put(0, int32_t(2));
   row.set(33, NAN);
   softmax_cross_entropy(row.tensor(), loss.tensor(), target.tensor(), 1, 40, 1, 0, 1);
-  fact(std::isnan(loss.get(0)) && std::isnan(row.get(0)), "softmax_cross_entropy: a NaN logit makes loss and gradient NaN");
+  fact(std::isnan(loss.get(0)) && std::isnan(row.get(0)),
+       "softmax_cross_entropy: a NaN logit makes loss and gradient NaN");
 }
 
 }  // namespace fp8lm::check

@@ -1,5 +1,5 @@
-// dropout and random_normal: every element's bits follow from (seed, stream, offset + index) alone (philox.h), so the split
-// over threads is free.
+// dropout and random_normal: every element's bits follow from (seed, stream, offset + index) alone (philox.h), so the
+// split over threads is free.
 #include "random.h"
 
 #include <stdexcept>
@@ -10,9 +10,10 @@
 
 namespace fp8lm {
 
-void dropout(const Tensor& y, const Tensor& x, const Tensor& residual, int64_t n, double rate, int64_t seed, int64_t stream,
-             int64_t offset) {
-  if (!(rate >= 0 && rate < 1)) throw std::invalid_argument("rate is " + std::to_string(rate) + "; expected 0 <= rate < 1");
+void dropout(const Tensor& y, const Tensor& x, const Tensor& residual, int64_t n, double rate, int64_t seed,
+             int64_t stream, int64_t offset) {
+  if (!(rate >= 0 && rate < 1))
+    throw std::invalid_argument("rate is " + std::to_string(rate) + "; expected 0 <= rate < 1");
   const DropoutArgs args{&y,
                          &x,
                          &residual,

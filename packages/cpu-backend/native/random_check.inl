@@ -2,11 +2,14 @@
 namespace fp8lm::check {
 
 inline void checkRandom() {
-  struct Known { uint32_t key[2], counter[4], out[4]; };
-  const Known known[] = {
-      {{0, 0}, {0, 0, 0, 0}, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
-      {{~0u, ~0u}, {~0u, ~0u, ~0u, ~0u}, {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
-      {{0xa4093822, 0x299f31d0}, {0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}}};
+  struct Known {
+    uint32_t key[2], counter[4], out[4];
+  };
+  const Known known[] = {{{0, 0}, {0, 0, 0, 0}, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
+                         {{~0u, ~0u}, {~0u, ~0u, ~0u, ~0u}, {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
+                         {{0xa4093822, 0x299f31d0},
+                          {0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344},
+                          {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}}};
   for (const Known& k : known) {
     const PhiloxWords r = philox({k.key[0], k.key[1]}, k.counter[0], k.counter[1], k.counter[2], k.counter[3]);
     fact(std::memcmp(r.w, k.out, sizeof r.w) == 0, "philox known answer");
@@ -36,7 +39,8 @@ inline void checkRandom() {
             for (int64_t i = 0; i < n; i++) {
               const uint64_t e = uint64_t(offset + i);
               const uint32_t word = philox(philoxKey(uint64_t(seed)), e >> 2, uint64_t(stream)).w[e & 3];
-              float v = double(word) >= std::floor(rate * 4294967296.0) ? float(x.get(i)) * float(1 / (1 - rate)) : 0.0f;
+              float v =
+                  double(word) >= std::floor(rate * 4294967296.0) ? float(x.get(i)) * float(1 / (1 - rate)) : 0.0f;
               if (residual) v += float(r.get(i));
               expected.set(i, double(v));
               equal = equal && expected.get(i) == out.get(i);
@@ -55,7 +59,8 @@ inline void checkRandom() {
     const double x = y.get(i);
     m1 += x / double(n), m2 += x * x / double(n), m3 += x * x * x / double(n), m4 += x * x * x * x / double(n);
   }
-  fact(std::fabs(m1) < 5e-3 && std::fabs(m2 - 1) < 7e-3 && std::fabs(m3) < 0.012, "random_normal: mean 0, variance 1, no skew");
+  fact(std::fabs(m1) < 5e-3 && std::fabs(m2 - 1) < 7e-3 && std::fabs(m3) < 0.012,
+       "random_normal: mean 0, variance 1, no skew");
   fact(std::fabs(m4 - 2.85) < 0.05, "random_normal: fourth moment 3 - 6/5/8");
 }
 

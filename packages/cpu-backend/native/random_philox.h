@@ -1,8 +1,9 @@
 // Many Philox blocks at once: the same words as philox.h, for the kernels that need them by the million.
 //
-// Each 64-bit lane carries one block; the four state words live in the low halves of four registers. The high halves may
-// hold rubbish between rounds: the 32x32 -> 64-bit multiply ignores them. Lane l works on block l / 2 + (l odd ? lanes / 2
-// : 0), so that the two interleaves at the end leave the words of all blocks in memory order, without a permutation.
+// Each 64-bit lane carries one block; the four state words live in the low halves of four registers. The high halves
+// may hold rubbish between rounds: the 32x32 -> 64-bit multiply ignores them. Lane l works on block l / 2 + (l odd ?
+// lanes / 2 : 0), so that the two interleaves at the end leave the words of all blocks in memory order, without a
+// permutation.
 #pragma once
 #include "philox.h"
 #include "vec.h"

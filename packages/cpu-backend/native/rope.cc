@@ -1,5 +1,6 @@
-// rope: angles in float64, rotation in float32 (rope.inl). Cosine and sine are computed afresh at every 64th position and
-// stepped from there by rotating in float64 (error below 1e-13), so that they cost little and depend on the position alone.
+// rope: angles in float64, rotation in float32 (rope.inl). Cosine and sine are computed afresh at every 64th position
+// and stepped from there by rotating in float64 (error below 1e-13), so that they cost little and depend on the
+// position alone.
 #include "rope.h"
 
 #include <cmath>
@@ -17,7 +18,15 @@ namespace {
 class Angles {
  public:
   Angles(int64_t half, double theta, bool inverse)
-      : half_(size_t(half)), sign_(inverse ? -1 : 1), frequency(half_), cosStep(half_), sinStep(half_), cosNow(half_), sinNow(half_), cosines(half_), sines(half_) {
+      : half_(size_t(half)),
+        sign_(inverse ? -1 : 1),
+        frequency(half_),
+        cosStep(half_),
+        sinStep(half_),
+        cosNow(half_),
+        sinNow(half_),
+        cosines(half_),
+        sines(half_) {
     for (size_t i = 0; i < half_; i++) {
       frequency[i] = std::pow(theta, -double(i) / double(half));
       cosStep[i] = std::cos(frequency[i]);
@@ -60,11 +69,13 @@ class Angles {
 
 }  // namespace
 
-void rope(const Tensor& y, const Tensor& x, int64_t rows, int64_t batch, int64_t heads, int64_t kv_heads, int64_t head_dim,
-          int64_t position, double theta, int64_t inverse) {
-  if (head_dim < 2 || head_dim % 2 != 0) throw std::invalid_argument("head_dim is " + std::to_string(head_dim) + "; expected a multiple of 2");
+void rope(const Tensor& y, const Tensor& x, int64_t rows, int64_t batch, int64_t heads, int64_t kv_heads,
+          int64_t head_dim, int64_t position, double theta, int64_t inverse) {
+  if (head_dim < 2 || head_dim % 2 != 0)
+    throw std::invalid_argument("head_dim is " + std::to_string(head_dim) + "; expected a multiple of 2");
   if (batch < 1 || rows % batch != 0)
-    throw std::invalid_argument("rows is " + std::to_string(rows) + "; expected a multiple of batch (" + std::to_string(batch) + ")");
+    throw std::invalid_argument("rows is " + std::to_string(rows) + "; expected a multiple of batch (" +
+                                std::to_string(batch) + ")");
   const RopeArgs args{&y, &x, heads, kv_heads, head_dim};
   const RopeTable& table = ropeTable();
   forRows(rows, (heads + 2 * kv_heads) * head_dim, [&](int, int64_t begin, int64_t end) {

@@ -19,7 +19,8 @@ void rotateRows(const RopeArgs& a, const float* cosines, const float* sines, int
         storeAt(y + h, i, x1 * c - x2 * s, n);
         storeAt(y + h + half, i, x2 * c + x1 * s, n);
       });
-    if (a.x->data != a.y->data) forVectors(rotated, width, [&](int64_t i, int64_t n) FP8_LAMBDA { storeAt(y, i, loadAt(x, i, n), n); });
+    if (a.x->data != a.y->data)
+      forVectors(rotated, width, [&](int64_t i, int64_t n) FP8_LAMBDA { storeAt(y, i, loadAt(x, i, n), n); });
   }
 }
 

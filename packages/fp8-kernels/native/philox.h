@@ -1,6 +1,6 @@
-// Philox4x32-10, the counter-based random generator of every kernel that needs random bits: dropout, stochastic rounding,
-// random_normal. The bits of an element depend on (key, counter) alone, never on who computes it or in what order, so the
-// CPU and the CUDA backend, one thread or many, one rank or eight, draw the same numbers.
+// Philox4x32-10, the counter-based random generator of every kernel that needs random bits: dropout, stochastic
+// rounding, random_normal. The bits of an element depend on (key, counter) alone, never on who computes it or in what
+// order, so the CPU and the CUDA backend, one thread or many, one rank or eight, draw the same numbers.
 //
 // One call turns a 128-bit counter into four 32-bit words by ten rounds of two 32x32 -> 64-bit products.
 // Who uses which counter (e = offset + index of the element):
@@ -58,7 +58,8 @@ FP8_HD uint64_t dropoutThreshold(double rate) { return uint64_t(rate * 429496729
 constexpr float kNormalUnit = 0x1.3988e2p-17f;
 
 /// A near-normal value with deviation 1 from 128 random bits: the centred sum of eight 16-bit uniforms (Irwin-Hall;
-/// excess kurtosis -0.15, |value| < 4.9). Integer sums and one rounding: no log, cos or sqrt whose last bit could differ.
+/// excess kurtosis -0.15, |value| < 4.9). Integer sums and one rounding: no log, cos or sqrt whose last bit could
+/// differ.
 FP8_HD float philoxNormal(const PhiloxWords& r) {
   uint32_t sum = 0;
   for (int i = 0; i < 4; i++) sum += (r.w[i] & 0xffffu) + (r.w[i] >> 16);
