@@ -25,7 +25,8 @@ The peer is to be PyTorch at its best, so a variant is a mode plus tweaks, joine
 fp32 products go to the system's BLAS: install OpenBLAS beside python3-torch, the reference BLAS is ten times slower. An
 OpenBLAS older than the CPU falls back to its 2004 kernels, so its kernel set is named here from the CPU's flags.
 Without --variants: every mode of the recipe, then each tweak on the fastest mode, then all those together that gained.
-Figures are medians over the steps of one process; variants are ranked by their fastest step.
+Figures are medians over the steps of one process; variants are ranked by their fastest step. `cpuShare` is the part of
+its threads' cores that the process got: well below 1, something else was running, and the figure is too low.
 """
 import argparse
 import json
@@ -155,6 +156,7 @@ def child(args, variant):
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
     steps, losses = [], []
     for _ in range(args.warmup + args.steps):
+        cpu = time.process_time()
         t0 = time.perf_counter()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mode == "autocast"):
             loss = model(inputs, targets)
@@ -169,17 +171,19 @@ def child(args, variant):
         for p in params:
             p.grad = None
         t3 = time.perf_counter()
-        steps.append((t3 - t0, t1 - t0, t2 - t1, t3 - t2))
+        steps.append((t3 - t0, t1 - t0, t2 - t1, t3 - t2, time.process_time() - cpu))
         losses.append(loss.item())
-    ms = [round(statistics.median(column) * 1000, 3) for column in zip(*steps[args.warmup:])]
+    measured = steps[args.warmup:]
+    ms = [round(statistics.median(column) * 1000, 3) for column in zip(*measured)]
     with open("/proc/self/statm") as f:
         rss = int(f.read().split()[1]) * os.sysconf("SC_PAGESIZE")
     print(json.dumps({
         "name": variant,
         "tokensPerSecond": round(cfg["batch"] * cfg["seq"] / ms[0] * 1000, 2),
         "stepMs": ms[0],
-        "minStepMs": round(min(s[0] for s in steps[args.warmup:]) * 1000, 3),
+        "minStepMs": round(min(s[0] for s in measured) * 1000, 3),
         "phases": {"forward": ms[1], "backward": ms[2], "optimizer": ms[3]},
+        "cpuShare": round(sum(s[4] for s in measured) / sum(s[0] for s in measured) / args.threads, 3),
         "rssBytes": rss,
         "peakRssBytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "parameters": sum(p.numel() for p in params),
@@ -229,8 +233,9 @@ def measure(variant, argv, threads):
         result = {"name": variant, "error": reason}
     else:
         result = json.loads(done.stdout)
-    text = result.get("error") or "%8.1f tokens/s  %9.1f ms  %6.2f GB" % (
-        result["tokensPerSecond"], result["stepMs"], result["rssBytes"] / 1e9)
+    text = result.get("error") or "%8.1f tokens/s  %9.1f ms  fastest %9.1f ms  %6.2f GB  %3d %% of the cores" % (
+        result["tokensPerSecond"], result["stepMs"], result["minStepMs"], result["rssBytes"] / 1e9,
+        100 * result["cpuShare"])
     print(f"  {variant:<44} {text}", file=sys.stderr, flush=True)
     return result
 
