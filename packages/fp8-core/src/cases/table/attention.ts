@@ -17,9 +17,10 @@ const shapes: Shape[] = [
   { seq: 130, batch: 1, heads: 2, kv_heads: 1, head_dim: 64 },
 ];
 
-const near = (t: 'f32' | 'bf16') =>
+/** With values of standard deviation 8 scores reach several hundred, so the exponent alone errs by 3e-5 in float32. */
+const near = (t: 'f32' | 'bf16', std: number) =>
   t === 'f32'
-    ? close(1e-5, 5e-6, 'float32 exp and sums in another order')
+    ? close(1e-5, std > 1 ? 1e-4 : 5e-6, 'float32 scores and exp, sums in another order')
     : close(2 ** -7, 4e-3, 'probabilities and results in bf16 (8 bits)');
 const nearLse = close(1e-5, 2e-6, 'float32 log and sums');
 const title = (t: string, s: Shape) =>
@@ -42,7 +43,7 @@ const whole: KernelCase[] = (['f32', 'bf16'] as const).flatMap((t) =>
           ...s,
           softmax_scale,
         }),
-        { y: near(t), lse: nearLse },
+        { y: near(t, std), lse: nearLse },
       ),
       kernelCase(
         'attention_backward',
@@ -60,7 +61,7 @@ const whole: KernelCase[] = (['f32', 'bf16'] as const).flatMap((t) =>
             softmax_scale,
           };
         },
-        { dqkv: near(t) },
+        { dqkv: near(t, std) },
       ),
     ]);
   }),
@@ -87,7 +88,7 @@ const cached: KernelCase[] = (['f32', 'bf16'] as const).flatMap((t) =>
           softmax_scale: 1 / Math.sqrt(s.head_dim),
         };
       },
-      { y: near(t) },
+      { y: near(t, 1) },
     ),
   ),
 );
