@@ -29,14 +29,18 @@ const kernels = source
   .map((line) => {
     const end = line.indexOf(' #') < 0 ? line.length : line.indexOf(' #');
     const head = line.slice(0, end).trim();
-    const note = line.slice(end).replace(/^\s*#\s*/, '').trim();
+    const note = line
+      .slice(end)
+      .replace(/^\s*#\s*/, '')
+      .trim();
     if (!head.endsWith(')')) throw new Error(`kernels.def: cannot read: ${line}`);
     const open = head.indexOf('(');
     const params = splitArguments(head.slice(open + 1, -1)).map((p) => parseParam(p, line));
     return { name: head.slice(0, open), params, note };
   });
 
-const header = (mark) => `${mark} Generated from packages/fp8-kernels/kernels.def by tools/generate-kernels.mjs. Do not edit.\n`;
+const header = (mark) =>
+  `${mark} Generated from packages/fp8-kernels/kernels.def by tools/generate-kernels.mjs. Do not edit.\n`;
 const camel = (s) => s.replace(/(^|_)(\w)/g, (_, _u, c) => c.toUpperCase());
 
 function typescript() {
@@ -51,9 +55,11 @@ function typescript() {
     }
     out += '}\n\n';
   }
-  out += '/** The kernel table; every backend implements each entry. Wrong sizes or dtypes throw before the kernel runs. */\n';
+  out +=
+    '/** The kernel table; every backend implements each entry. Wrong sizes or dtypes throw before the kernel runs. */\n';
   out += 'export interface Kernels {\n';
-  for (const k of kernels) out += `${k.note ? `  /** ${k.note} */\n` : ''}  ${k.name}(args: ${camel(k.name)}Args): void;\n`;
+  for (const k of kernels)
+    out += `${k.note ? `  /** ${k.note} */\n` : ''}  ${k.name}(args: ${camel(k.name)}Args): void;\n`;
   out += '}\n\n';
   out += `export interface KernelParam {
   name: string;
@@ -79,9 +85,23 @@ export const kernelTable: Record<keyof Kernels, readonly KernelParam[]> = {\n`;
   }
   out += '};\n\n';
   out += `/** Calls of the native addon: per kernel, tensors as handles (-1 for none) and scalars, in the table's order. */\nexport type NativeKernels = Record<keyof Kernels, (...args: number[]) => void>;\n\n`;
+  out += `/** The handle of a tensor that a kernel cannot do without. */
+function handle(tensor: Tensor | undefined, what: string): number {
+  if (typeof tensor?.handle !== 'number') throw new TypeError(\`\${what} is missing; expected a tensor\`);
+  return tensor.handle;
+}
+
+/** The handle of an optional tensor, or -1. */
+const maybe = (tensor: Tensor | null | undefined): number => (tensor ? tensor.handle : -1);\n\n`;
   out += 'export function bindKernels(native: NativeKernels): Kernels {\n  return {\n';
   for (const k of kernels) {
-    const args = k.params.map((p) => (p.kind !== 'tensor' ? `a.${p.name}` : p.optional ? `a.${p.name} ? a.${p.name}.handle : -1` : `a.${p.name}.handle`));
+    const args = k.params.map((p) =>
+      p.kind !== 'tensor'
+        ? `a.${p.name}`
+        : p.optional
+          ? `maybe(a.${p.name})`
+          : `handle(a.${p.name}, '${k.name}: ${p.name}')`,
+    );
     out += `    ${k.name}: (a) => native.${k.name}(${args.join(', ')}),\n`;
   }
   out += '  };\n}\n';
@@ -92,26 +112,32 @@ function prototypes() {
   let out = header('//');
   out += '#pragma once\n#include "tensor.h"\n\nnamespace fp8lm {\n\n';
   for (const k of kernels) {
-    const args = k.params.map((p) => `${p.kind === 'tensor' ? 'const Tensor& ' : p.kind === 'int' ? 'int64_t ' : 'double '}${p.name}`);
+    const args = k.params.map(
+      (p) => `${p.kind === 'tensor' ? 'const Tensor& ' : p.kind === 'int' ? 'int64_t ' : 'double '}${p.name}`,
+    );
     out += `${k.note ? `/// ${k.note}\n` : ''}void ${k.name}(${args.join(', ')});\n`;
   }
   return `${out}\n}  // namespace fp8lm\n`;
 }
 
+/** In float64 a product of huge numbers stays huge, where int64 would wrap round to something that fits. */
+const sizeInDoubles = (size) => size.replace(/[a-z_]\w*/g, 'double($&)');
+
 function binding() {
   let out = header('//');
-  out += '// Included by addon.h, which provides Call (argument reading, size and dtype checks) and the handle table.\n\n';
+  out +=
+    '// Included by addon.h, which provides Call (argument reading, size and dtype checks) and the handle table.\n\n';
   for (const [slot, k] of kernels.entries()) {
     out += `static napi_value call_${k.name}(napi_env env, napi_callback_info info) {\n`;
     out += `  Call call(env, info, "${k.name}", ${k.params.length}, ${slot});\n`;
     k.params.forEach((p, i) => {
       if (p.kind === 'int') out += `  const int64_t ${p.name} = call.integer(${i}, "${p.name}");\n`;
-      if (p.kind === 'num') out += `  const double ${p.name} = call.number(${i});\n`;
+      if (p.kind === 'num') out += `  const double ${p.name} = call.number(${i}, "${p.name}");\n`;
     });
     k.params.forEach((p, i) => {
       if (p.kind !== 'tensor') return;
       const mask = p.dtypes.map((t) => `bit(DType::${t})`).join(' | ');
-      out += `  const Tensor ${p.name} = call.tensor(${i}, "${p.name}", ${mask}, ${p.size}, ${p.optional});\n`;
+      out += `  const Tensor ${p.name} = call.tensor(${i}, "${p.name}", ${mask}, ${sizeInDoubles(p.size)}, ${p.optional});\n`;
     });
     out += `  if (call.failed()) return nullptr;\n  call.run([&] { fp8lm::${k.name}(${k.params.map((p) => p.name).join(', ')}); });\n  return nullptr;\n}\n\n`;
   }
@@ -139,4 +165,7 @@ for (const [path, text] of Object.entries(files)) {
   } else writeFileSync(url, text);
 }
 if (stale) process.exitCode = 1;
-else console.log(`${kernels.length} kernels, ${Object.keys(files).length} generated files ${process.argv.includes('--check') ? 'up to date' : 'written'}`);
+else
+  console.log(
+    `${kernels.length} kernels, ${Object.keys(files).length} generated files ${process.argv.includes('--check') ? 'up to date' : 'written'}`,
+  );

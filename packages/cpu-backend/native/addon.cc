@@ -57,13 +57,13 @@ static napi_value setThreads(napi_env env, napi_callback_info info) {
 static napi_value peakGflops(napi_env env, napi_callback_info info) {
   Call call(env, info, "peakGflops", 2);
   const int64_t bf16 = call.integer(0, "bf16");
-  const double seconds = call.number(1);
+  const double seconds = call.number(1, "seconds");
   return call.failed() ? nullptr : makeNumber(env, measurePeakGflops(bf16 != 0, seconds));
 }
 
 static napi_value copyGBs(napi_env env, napi_callback_info info) {
   Call call(env, info, "copyGBs", 1);
-  const double seconds = call.number(0);
+  const double seconds = call.number(0, "seconds");
   return call.failed() ? nullptr : makeNumber(env, measureCopyGBs(seconds));
 }
 

@@ -799,40 +799,49 @@ export const kernelTable: Record<keyof Kernels, readonly KernelParam[]> = {
 /** Calls of the native addon: per kernel, tensors as handles (-1 for none) and scalars, in the table's order. */
 export type NativeKernels = Record<keyof Kernels, (...args: number[]) => void>;
 
+/** The handle of a tensor that a kernel cannot do without. */
+function handle(tensor: Tensor | undefined, what: string): number {
+  if (typeof tensor?.handle !== 'number') throw new TypeError(`${what} is missing; expected a tensor`);
+  return tensor.handle;
+}
+
+/** The handle of an optional tensor, or -1. */
+const maybe = (tensor: Tensor | null | undefined): number => (tensor ? tensor.handle : -1);
+
 export function bindKernels(native: NativeKernels): Kernels {
   return {
-    fill: (a) => native.fill(a.y.handle, a.n, a.value),
-    cast: (a) => native.cast(a.y.handle, a.x.handle, a.n, a.random),
-    quantize: (a) => native.quantize(a.y.handle, a.x.handle, a.window ? a.window.handle : -1, a.mu ? a.mu.handle : -1, a.n, a.random),
-    quantize_rows: (a) => native.quantize_rows(a.y.handle, a.sums ? a.sums.handle : -1, a.x.handle, a.window ? a.window.handle : -1, a.rows, a.dim, a.random),
-    accumulate_fp8: (a) => native.accumulate_fp8(a.y.handle, a.x.handle, a.mu ? a.mu.handle : -1, a.n),
-    amax: (a) => native.amax(a.y.handle, a.x.handle, a.n),
-    window_update: (a) => native.window_update(a.windows.handle, a.count, a.max),
-    mu_update: (a) => native.mu_update(a.mu.handle, a.x.handle, a.n, a.threshold, a.growth),
-    add: (a) => native.add(a.y.handle, a.a.handle, a.b.handle, a.n),
-    scale: (a) => native.scale(a.y.handle, a.x.handle, a.n, a.alpha),
-    gelu_forward: (a) => native.gelu_forward(a.y.handle, a.x.handle, a.window ? a.window.handle : -1, a.n),
-    gelu_backward: (a) => native.gelu_backward(a.dx.handle, a.dy.handle, a.x.handle, a.n),
-    swiglu_forward: (a) => native.swiglu_forward(a.y.handle, a.x.handle, a.window ? a.window.handle : -1, a.rows, a.dim),
-    swiglu_backward: (a) => native.swiglu_backward(a.dx.handle, a.dy.handle, a.x.handle, a.rows, a.dim),
-    dropout: (a) => native.dropout(a.y.handle, a.x.handle, a.residual ? a.residual.handle : -1, a.n, a.rate, a.seed, a.stream, a.offset),
-    rope: (a) => native.rope(a.y.handle, a.x.handle, a.rows, a.batch, a.heads, a.kv_heads, a.head_dim, a.position, a.theta, a.inverse),
-    layer_norm_forward: (a) => native.layer_norm_forward(a.y.handle, a.stats.handle, a.x.handle, a.weight.handle, a.bias ? a.bias.handle : -1, a.window ? a.window.handle : -1, a.rows, a.dim, a.eps),
-    layer_norm_backward: (a) => native.layer_norm_backward(a.dx.handle, a.dweight.handle, a.dbias ? a.dbias.handle : -1, a.dy.handle, a.x.handle, a.weight.handle, a.stats.handle, a.residual ? a.residual.handle : -1, a.rows, a.dim),
-    rms_norm_forward: (a) => native.rms_norm_forward(a.y.handle, a.stats.handle, a.x.handle, a.weight.handle, a.window ? a.window.handle : -1, a.rows, a.dim, a.eps),
-    rms_norm_backward: (a) => native.rms_norm_backward(a.dx.handle, a.dweight.handle, a.dy.handle, a.x.handle, a.weight.handle, a.stats.handle, a.residual ? a.residual.handle : -1, a.rows, a.dim),
-    gemm: (a) => native.gemm(a.c.handle, a.a.handle, a.b.handle, a.bias ? a.bias.handle : -1, a.amax ? a.amax.handle : -1, a.m, a.n, a.k, a.trans_a, a.trans_b, a.accumulate, a.compute_f32, a.alpha),
-    column_sums: (a) => native.column_sums(a.y.handle, a.x.handle, a.rows, a.dim),
-    attention_forward: (a) => native.attention_forward(a.y.handle, a.lse.handle, a.qkv.handle, a.seq, a.batch, a.heads, a.kv_heads, a.head_dim, a.softmax_scale),
-    attention_backward: (a) => native.attention_backward(a.dqkv.handle, a.dy.handle, a.y.handle, a.lse.handle, a.qkv.handle, a.seq, a.batch, a.heads, a.kv_heads, a.head_dim, a.softmax_scale),
-    attention_cached: (a) => native.attention_cached(a.y.handle, a.keys.handle, a.values.handle, a.qkv.handle, a.seq, a.batch, a.heads, a.kv_heads, a.head_dim, a.start, a.max_seq, a.softmax_scale),
-    embedding_forward: (a) => native.embedding_forward(a.y.handle, a.tokens.handle, a.table.handle, a.positions ? a.positions.handle : -1, a.rows, a.dim, a.vocab, a.vocab_start, a.batch, a.position, a.max_seq),
-    embedding_backward: (a) => native.embedding_backward(a.dtable.handle, a.dpositions ? a.dpositions.handle : -1, a.tokens.handle, a.dy.handle, a.rows, a.dim, a.vocab, a.vocab_start, a.batch, a.position, a.max_seq),
-    softmax_cross_entropy: (a) => native.softmax_cross_entropy(a.logits.handle, a.loss.handle, a.targets.handle, a.rows, a.vocab, a.grad_scale, a.smoothing, a.backward),
-    sum: (a) => native.sum(a.y.handle, a.x.handle, a.n, a.alpha),
-    sum_squares: (a) => native.sum_squares(a.y.handle, a.x.handle, a.n),
-    clip_control: (a) => native.clip_control(a.control.handle, a.sums.handle, a.count, a.max_norm),
-    adamw: (a) => native.adamw(a.w.handle, a.master ? a.master.handle : -1, a.grad.handle, a.m.handle, a.v.handle, a.control.handle, a.n, a.lr, a.beta1, a.beta2, a.eps, a.weight_decay),
-    random_normal: (a) => native.random_normal(a.y.handle, a.n, a.std, a.seed, a.stream, a.offset),
+    fill: (a) => native.fill(handle(a.y, 'fill: y'), a.n, a.value),
+    cast: (a) => native.cast(handle(a.y, 'cast: y'), handle(a.x, 'cast: x'), a.n, a.random),
+    quantize: (a) => native.quantize(handle(a.y, 'quantize: y'), handle(a.x, 'quantize: x'), maybe(a.window), maybe(a.mu), a.n, a.random),
+    quantize_rows: (a) => native.quantize_rows(handle(a.y, 'quantize_rows: y'), maybe(a.sums), handle(a.x, 'quantize_rows: x'), maybe(a.window), a.rows, a.dim, a.random),
+    accumulate_fp8: (a) => native.accumulate_fp8(handle(a.y, 'accumulate_fp8: y'), handle(a.x, 'accumulate_fp8: x'), maybe(a.mu), a.n),
+    amax: (a) => native.amax(handle(a.y, 'amax: y'), handle(a.x, 'amax: x'), a.n),
+    window_update: (a) => native.window_update(handle(a.windows, 'window_update: windows'), a.count, a.max),
+    mu_update: (a) => native.mu_update(handle(a.mu, 'mu_update: mu'), handle(a.x, 'mu_update: x'), a.n, a.threshold, a.growth),
+    add: (a) => native.add(handle(a.y, 'add: y'), handle(a.a, 'add: a'), handle(a.b, 'add: b'), a.n),
+    scale: (a) => native.scale(handle(a.y, 'scale: y'), handle(a.x, 'scale: x'), a.n, a.alpha),
+    gelu_forward: (a) => native.gelu_forward(handle(a.y, 'gelu_forward: y'), handle(a.x, 'gelu_forward: x'), maybe(a.window), a.n),
+    gelu_backward: (a) => native.gelu_backward(handle(a.dx, 'gelu_backward: dx'), handle(a.dy, 'gelu_backward: dy'), handle(a.x, 'gelu_backward: x'), a.n),
+    swiglu_forward: (a) => native.swiglu_forward(handle(a.y, 'swiglu_forward: y'), handle(a.x, 'swiglu_forward: x'), maybe(a.window), a.rows, a.dim),
+    swiglu_backward: (a) => native.swiglu_backward(handle(a.dx, 'swiglu_backward: dx'), handle(a.dy, 'swiglu_backward: dy'), handle(a.x, 'swiglu_backward: x'), a.rows, a.dim),
+    dropout: (a) => native.dropout(handle(a.y, 'dropout: y'), handle(a.x, 'dropout: x'), maybe(a.residual), a.n, a.rate, a.seed, a.stream, a.offset),
+    rope: (a) => native.rope(handle(a.y, 'rope: y'), handle(a.x, 'rope: x'), a.rows, a.batch, a.heads, a.kv_heads, a.head_dim, a.position, a.theta, a.inverse),
+    layer_norm_forward: (a) => native.layer_norm_forward(handle(a.y, 'layer_norm_forward: y'), handle(a.stats, 'layer_norm_forward: stats'), handle(a.x, 'layer_norm_forward: x'), handle(a.weight, 'layer_norm_forward: weight'), maybe(a.bias), maybe(a.window), a.rows, a.dim, a.eps),
+    layer_norm_backward: (a) => native.layer_norm_backward(handle(a.dx, 'layer_norm_backward: dx'), handle(a.dweight, 'layer_norm_backward: dweight'), maybe(a.dbias), handle(a.dy, 'layer_norm_backward: dy'), handle(a.x, 'layer_norm_backward: x'), handle(a.weight, 'layer_norm_backward: weight'), handle(a.stats, 'layer_norm_backward: stats'), maybe(a.residual), a.rows, a.dim),
+    rms_norm_forward: (a) => native.rms_norm_forward(handle(a.y, 'rms_norm_forward: y'), handle(a.stats, 'rms_norm_forward: stats'), handle(a.x, 'rms_norm_forward: x'), handle(a.weight, 'rms_norm_forward: weight'), maybe(a.window), a.rows, a.dim, a.eps),
+    rms_norm_backward: (a) => native.rms_norm_backward(handle(a.dx, 'rms_norm_backward: dx'), handle(a.dweight, 'rms_norm_backward: dweight'), handle(a.dy, 'rms_norm_backward: dy'), handle(a.x, 'rms_norm_backward: x'), handle(a.weight, 'rms_norm_backward: weight'), handle(a.stats, 'rms_norm_backward: stats'), maybe(a.residual), a.rows, a.dim),
+    gemm: (a) => native.gemm(handle(a.c, 'gemm: c'), handle(a.a, 'gemm: a'), handle(a.b, 'gemm: b'), maybe(a.bias), maybe(a.amax), a.m, a.n, a.k, a.trans_a, a.trans_b, a.accumulate, a.compute_f32, a.alpha),
+    column_sums: (a) => native.column_sums(handle(a.y, 'column_sums: y'), handle(a.x, 'column_sums: x'), a.rows, a.dim),
+    attention_forward: (a) => native.attention_forward(handle(a.y, 'attention_forward: y'), handle(a.lse, 'attention_forward: lse'), handle(a.qkv, 'attention_forward: qkv'), a.seq, a.batch, a.heads, a.kv_heads, a.head_dim, a.softmax_scale),
+    attention_backward: (a) => native.attention_backward(handle(a.dqkv, 'attention_backward: dqkv'), handle(a.dy, 'attention_backward: dy'), handle(a.y, 'attention_backward: y'), handle(a.lse, 'attention_backward: lse'), handle(a.qkv, 'attention_backward: qkv'), a.seq, a.batch, a.heads, a.kv_heads, a.head_dim, a.softmax_scale),
+    attention_cached: (a) => native.attention_cached(handle(a.y, 'attention_cached: y'), handle(a.keys, 'attention_cached: keys'), handle(a.values, 'attention_cached: values'), handle(a.qkv, 'attention_cached: qkv'), a.seq, a.batch, a.heads, a.kv_heads, a.head_dim, a.start, a.max_seq, a.softmax_scale),
+    embedding_forward: (a) => native.embedding_forward(handle(a.y, 'embedding_forward: y'), handle(a.tokens, 'embedding_forward: tokens'), handle(a.table, 'embedding_forward: table'), maybe(a.positions), a.rows, a.dim, a.vocab, a.vocab_start, a.batch, a.position, a.max_seq),
+    embedding_backward: (a) => native.embedding_backward(handle(a.dtable, 'embedding_backward: dtable'), maybe(a.dpositions), handle(a.tokens, 'embedding_backward: tokens'), handle(a.dy, 'embedding_backward: dy'), a.rows, a.dim, a.vocab, a.vocab_start, a.batch, a.position, a.max_seq),
+    softmax_cross_entropy: (a) => native.softmax_cross_entropy(handle(a.logits, 'softmax_cross_entropy: logits'), handle(a.loss, 'softmax_cross_entropy: loss'), handle(a.targets, 'softmax_cross_entropy: targets'), a.rows, a.vocab, a.grad_scale, a.smoothing, a.backward),
+    sum: (a) => native.sum(handle(a.y, 'sum: y'), handle(a.x, 'sum: x'), a.n, a.alpha),
+    sum_squares: (a) => native.sum_squares(handle(a.y, 'sum_squares: y'), handle(a.x, 'sum_squares: x'), a.n),
+    clip_control: (a) => native.clip_control(handle(a.control, 'clip_control: control'), handle(a.sums, 'clip_control: sums'), a.count, a.max_norm),
+    adamw: (a) => native.adamw(handle(a.w, 'adamw: w'), maybe(a.master), handle(a.grad, 'adamw: grad'), handle(a.m, 'adamw: m'), handle(a.v, 'adamw: v'), handle(a.control, 'adamw: control'), a.n, a.lr, a.beta1, a.beta2, a.eps, a.weight_decay),
+    random_normal: (a) => native.random_normal(handle(a.y, 'random_normal: y'), a.n, a.std, a.seed, a.stream, a.offset),
   };
 }

@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstdio>
 #include <cstring>
 #include <exception>
 #include <mutex>
@@ -111,16 +112,17 @@ class Call {
       fail(std::string(arg) + " must be a whole number");
       return 0;
     }
+    if (v < 0) return fail(std::string(arg) + " must not be negative, got " + std::to_string(int64_t(v))), 0;
     return int64_t(v);
   }
 
-  double number(int i) {
+  double number(int i, const char* arg) {
     double v = 0;
-    if (!failed_ && napi_get_value_double(env_, argv_[i], &v) != napi_ok) fail("needs a number as argument " + std::to_string(i));
+    if (!failed_ && napi_get_value_double(env_, argv_[i], &v) != napi_ok) fail(std::string(arg) + " must be a number");
     return v;
   }
 
-  Tensor tensor(int i, const char* arg, uint32_t dtypes, int64_t elements, bool optional) {
+  Tensor tensor(int i, const char* arg, uint32_t dtypes, double elements, bool optional) {
     const Tensor none{nullptr, 0, DType::f32, nullptr};
     if (failed_) return none;
     int64_t handle = -1;
@@ -133,8 +135,10 @@ class Call {
     if (!e) return fail(std::string(arg) + " was freed, or is no tensor of this backend"), none;
     const Tensor& t = e->tensor;
     if (!(dtypes & bit(t.dtype))) return fail(std::string(arg) + " is " + nameOf(t.dtype) + ", which this kernel does not take"), none;
-    if (elements < 0 || elements > kMaxElements || t.size < elements) {
-      return fail(std::string(arg) + " is " + nameOf(t.dtype) + "[" + std::to_string(t.size) + "] but needs " + std::to_string(elements) + " elements"), none;
+    if (!(elements <= double(t.size))) {
+      char needed[32];
+      snprintf(needed, sizeof needed, "%.15g", elements);
+      return fail(std::string(arg) + " is " + nameOf(t.dtype) + "[" + std::to_string(t.size) + "] but needs " + needed + " elements"), none;
     }
     return t;
   }
