@@ -32,16 +32,18 @@ export const sameAs = (name: string): TensorSpec => ({ dtype: 'f32', size: 0, va
 export type Comparison =
   /** Every bit, any NaN counting as any other (IEEE leaves its sign and payload open); the scale block too. */
   | { kind: 'bits' }
-  /** |got - want| <= rtol * |want| + ofMax * max|want|, on values. */
-  | { kind: 'close'; rtol: number; ofMax: number; reason: string }
+  /** |got - want| <= rtol * |want| + ofMax * max|want| + atol, on values. */
+  | { kind: 'close'; rtol: number; ofMax: number; atol: number; reason: string }
   /** FP8 written from values that are close: at most `share` of the codes differ (one may always), by one step. */
   | { kind: 'codes'; share: number; reason: string };
 
 export const bits = (): Comparison => ({ kind: 'bits' });
-export const close = (rtol: number, ofMax: number, reason: string): Comparison => ({
+/** @param atol for results that are nothing but rounding: what cancels exactly */
+export const close = (rtol: number, ofMax: number, reason: string, atol = 0): Comparison => ({
   kind: 'close',
   rtol,
   ofMax,
+  atol,
   reason,
 });
 export const codes = (share: number, reason: string): Comparison => ({ kind: 'codes', share, reason });

@@ -16,7 +16,7 @@ export function differences(got: Result, want: Result, how: Comparison): string[
     case 'bits':
       return [...differentBits(got, want), ...differentBlock(got, want)];
     case 'close':
-      return differentValues(got, want, how.rtol, how.ofMax, how.reason);
+      return differentValues(got, want, how);
     case 'codes':
       return differentCodes(got, want, how.share, how.reason);
     default:
@@ -56,7 +56,8 @@ function differentBlock(got: Result, want: Result): string[] {
   return a.every((v, i) => Object.is(v, b[i])) ? [] : [`scale block: got [${a.join(', ')}], want [${b.join(', ')}]`];
 }
 
-function differentValues(got: Result, want: Result, rtol: number, ofMax: number, reason: string): string[] {
+function differentValues(got: Result, want: Result, how: Comparison & { kind: 'close' }): string[] {
+  const { rtol, ofMax, atol, reason } = how;
   const inv = (r: Result): number => (r.block ? r.block[scaleSlot.scaleInv] : 1);
   const x = decodeValues(got.dtype, got.bytes).map((v) => v * inv(got));
   const y = decodeValues(want.dtype, want.bytes).map((v) => v * inv(want));
@@ -65,7 +66,7 @@ function differentValues(got: Result, want: Result, rtol: number, ofMax: number,
   let excess = 1;
   for (let i = 0; i < y.length; i++) {
     if (Object.is(x[i], y[i]) || x[i] === y[i]) continue;
-    const error = Math.abs(x[i] - y[i]) / (rtol * Math.abs(y[i]) + ofMax * largest);
+    const error = Math.abs(x[i] - y[i]) / (rtol * Math.abs(y[i]) + ofMax * largest + atol);
     if (error <= excess) continue;
     worst = i;
     excess = Number.isNaN(error) ? Number.POSITIVE_INFINITY : error;
@@ -73,7 +74,7 @@ function differentValues(got: Result, want: Result, rtol: number, ofMax: number,
   if (worst < 0) return [];
   return [
     `[${worst}]: got ${x[worst]}, want ${y[worst]}; ${excess.toPrecision(3)} times the tolerance ` +
-      `(rtol ${rtol} + ${ofMax} of max ${largest.toPrecision(4)}: ${reason})`,
+      `(rtol ${rtol} + ${ofMax} of max ${largest.toPrecision(4)} + ${atol}: ${reason})`,
   ];
 }
 

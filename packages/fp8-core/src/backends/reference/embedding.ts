@@ -16,7 +16,8 @@ export function embedding_forward(a: CellsOf<EmbeddingForwardArgs>): void {
     const token = tokens[r] - vocab_start;
     if (token < 0 || token >= vocab) continue;
     const at = (position + Math.floor(r / batch)) * dim;
-    for (let c = 0; c < dim; c++) y[r * dim + c] = table[token * dim + c] + (positions ? positions[at + c] : 0);
+    y.set(table.subarray(token * dim, (token + 1) * dim), r * dim);
+    if (positions) for (let c = 0; c < dim; c++) y[r * dim + c] += positions[at + c];
   }
   storePlain(a.y, y);
 }
