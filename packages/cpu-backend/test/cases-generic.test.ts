@@ -1,0 +1,3 @@
+import { describeCases } from './cases.ts';
+
+describeCases({ FP8_ISA: 'generic' });
