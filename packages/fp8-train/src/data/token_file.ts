@@ -95,7 +95,7 @@ export class TokenDataset implements TokenSource {
   readonly path: string;
   readonly #width: 2 | 4;
   #fd: number;
-  #buffer = Buffer.alloc(0);
+  #buffer = new Uint8Array(0);
 
   /**
    * @param path with or without `.bin`
@@ -130,14 +130,15 @@ export class TokenDataset implements TokenSource {
   read(start: number, count: number, target: Int32Array): void {
     checkRange(start, count, this.numTokens);
     const length = count * this.#width;
-    if (this.#buffer.length < length) this.#buffer = Buffer.alloc(length);
+    if (this.#buffer.length < length) this.#buffer = new Uint8Array(length);
     for (let done = 0; done < length; ) {
       const got = readSync(this.#fd, this.#buffer, done, length - done, start * this.#width + done);
       if (got === 0) throw new UserError(`data: ${this.path} became shorter while it was read`);
       done += got;
     }
-    if (this.#width === 2) for (let i = 0; i < count; i++) target[i] = this.#buffer.readUInt16LE(2 * i);
-    else for (let i = 0; i < count; i++) target[i] = this.#buffer.readUInt32LE(4 * i) | 0;
+    // Node runs on little-endian machines only, so the bytes are the numbers.
+    const Packed = this.#width === 2 ? Uint16Array : Int32Array;
+    target.set(new Packed(this.#buffer.buffer, 0, count));
     checkIds(target, count, this.vocabSize, this.path);
   }
 
