@@ -133,7 +133,8 @@ function relativeSection(runs: readonly ReportRun[], charts: Chart[]): string {
   const curves: { points: readonly Point[]; label: string; color: string; kind: 'train' | 'val' }[] = [];
   others.forEach((run, i) => {
     const color = colorOf(run, i + 1);
-    const train = thin(smooth(smooth(percentAbove(run.train, first.train))));
+    // Smooth before dividing: the mean of ratios of noisy values lies above the ratio of their means.
+    const train = thin(smooth(percentAbove(smooth(smooth(run.train)), smooth(smooth(first.train)))));
     const val = percentAbove(run.val ?? [], first.val ?? []);
     if (train.length > 1) curves.push({ points: train, label: run.name, color, kind: 'train' });
     if (val.length > 0) curves.push({ points: val, label: `${run.name} held-out`, color, kind: 'val' });
