@@ -12,31 +12,29 @@ import { addColumnSums } from './columns.ts';
  */
 export function gemm(g: CellsOf<GemmArgs>): void {
   const { m, n, k } = g;
-  const a = operand(g.a, m * k, g.compute_f32);
-  const b = operand(g.b, k * n, g.compute_f32);
+  const a = rowsOf(g.a, m, k, g.trans_a !== 0, g.compute_f32);
+  const b = rowsOf(g.b, n, k, g.trans_b === 0, g.compute_f32);
   const bias = g.bias ? f32Of(g.bias) : null;
   const alpha = Math.fround(g.alpha) * scaleInvOf(g.a) * scaleInvOf(g.b);
-  const [aRow, aStep] = g.trans_a ? [1, m] : [k, 1];
-  const [bStep, bCol] = g.trans_b ? [1, k] : [n, 1];
   const old = g.accumulate ? load(g.c, m * n) : null;
   const c = new Float32Array(m * n);
-  const sums = new Float64Array(n);
   for (let i = 0; i < m; i++) {
-    sums.fill(0);
-    for (let p = 0; p < k; p++) {
-      const v = a[i * aRow + p * aStep];
-      for (let j = 0; j < n; j++) sums[j] += v * b[p * bStep + j * bCol];
+    for (let j = 0; j < n; j++) {
+      let sum = 0;
+      for (let p = 0; p < k; p++) sum += a[i * k + p] * b[j * k + p];
+      c[i * n + j] = sum * alpha + (bias ? bias[j] : 0) + (old ? old[i * n + j] : 0);
     }
-    for (let j = 0; j < n; j++) c[i * n + j] = sums[j] * alpha + (bias ? bias[j] : 0) + (old ? old[i * n + j] : 0);
   }
   if (g.c.dtype === 'f16') storeHalf(g.c, c);
   else storePlain(g.c, c);
   if (g.amax) f32Of(g.amax)[0] = amaxOf(load(g.c, m * n));
 }
 
-function operand(cell: Cell, n: number, computeF32: number): Float32Array {
-  const x = loadStored(cell, n);
-  return computeF32 || cell.dtype === 'bf16' ? x : decodeBf16(encodeBf16(x));
+/** Rows of op(a), or columns of op(b), as they enter the products: [rows, k], without the scale. */
+function rowsOf(cell: Cell, rows: number, k: number, transposed: boolean, computeF32: number): Float32Array {
+  let x = loadStored(cell, rows * k);
+  if (!computeF32 && cell.dtype !== 'bf16') x = decodeBf16(encodeBf16(x));
+  return transposed ? x.map((_, i) => x[(i % k) * rows + Math.floor(i / k)]) : x;
 }
 
 const scaleInvOf = (cell: Cell): number => (cell.scale ? cell.scale[scaleSlot.scaleInv] : 1);
