@@ -25,10 +25,28 @@ namespace fp8lm::glue {
 constexpr int kIndexBits = 22, kChunkBits = 12, kChunks = 1 << (kIndexBits - kChunkBits);
 constexpr int64_t kMaxElements = int64_t(1) << 40;
 
+/// Memory of a tensor and of the views into it; given back when the last of them is freed.
+struct Block {
+  void* data;
+  int64_t bytes;
+  float* scale;
+  std::atomic<int> refs{1};
+
+  Block(void* data_, int64_t bytes_, float* scale_) : data(data_), bytes(bytes_), scale(scale_) {}
+  void release() {
+    if (refs.fetch_sub(1) > 1) return;
+    const Block block(data, bytes, scale);
+    delete this;  // before release: a broken guard makes that throw
+    if (block.scale) memory::releaseScale(block.scale);
+    memory::release(block.data, block.bytes);
+  }
+};
+
 struct Entry {
   Tensor tensor{nullptr, 0, DType::f32, nullptr};
   int64_t generation = 1;
-  bool used = false, owner = false;
+  Block* block = nullptr;
+  bool used = false;
 };
 
 class Table {
@@ -42,7 +60,7 @@ class Table {
     return e.used && e.generation == handle >> kIndexBits ? &e : nullptr;
   }
 
-  int64_t add(const Tensor& tensor, bool owner) {
+  int64_t add(const Tensor& tensor, Block* block) {
     std::lock_guard<std::mutex> lock(mutex_);
     int64_t index;
     if (!free_.empty()) {
@@ -57,7 +75,7 @@ class Table {
     }
     Entry& e = chunks_[index >> kChunkBits].load()[index & ((1 << kChunkBits) - 1)];
     e.tensor = tensor;
-    e.owner = owner;
+    e.block = block;
     e.used = true;
     return (e.generation << kIndexBits) | index;
   }
@@ -201,7 +219,7 @@ static napi_value memAlloc(napi_env env, napi_callback_info info) {
   int64_t handle = -1;
   try {
     Tensor t{memory::allocate(size * bytesOf(dtype)), size, dtype, isScaled(dtype) ? memory::allocateScale() : nullptr};
-    handle = table.add(t, true);
+    handle = table.add(t, new Block(t.data, size * bytesOf(dtype), t.scale));
   } catch (const std::bad_alloc&) {
     call.fail("out of memory for " + std::to_string(size * bytesOf(dtype)) + " bytes (" + std::to_string(memory::stats().live) + " in use)");
   } catch (const std::exception& e) {
@@ -223,7 +241,8 @@ static napi_value memView(napi_env env, napi_callback_info info) {
   t.size = size;
   int64_t handle = -1;
   try {
-    handle = table.add(t, false);
+    handle = table.add(t, e->block);
+    e->block->refs.fetch_add(1);
   } catch (const std::exception& error) {
     return call.fail(error.what()), nullptr;
   }
@@ -234,14 +253,10 @@ static napi_value memFree(napi_env env, napi_callback_info info) {
   Call call(env, info, "free", 1);
   Entry* e = entryOf(call, 0);
   if (call.failed()) return nullptr;
-  const Tensor t = e->tensor;
-  const bool owner = e->owner;
+  Block* const block = e->block;
   table.remove(call.integer(0, "handle"));
   try {
-    if (owner) {
-      memory::release(t.data, t.size * bytesOf(t.dtype));
-      if (t.scale) memory::releaseScale(t.scale);
-    }
+    block->release();
   } catch (const std::exception& error) {
     call.fail(error.what());
   }
