@@ -11,6 +11,7 @@
 
 #include "check/casts.h"
 #include "check/elementwise.h"
+#include "check/optimizer.h"
 #include "isa.h"
 
 using namespace fp8lm;
@@ -36,6 +37,7 @@ int main(int argc, char** argv) {
     check::checkCasts();
     check::checkElementwise();
     check::checkNorms();
+    check::checkOptimizer();
   } else if (flag == "--check-casts") {
     check::checkAllCasts();
   } else {

@@ -87,11 +87,16 @@ struct AdamWStep {
   float beta1, beta2, oneMinusBeta1, oneMinusBeta2, rootCorrection2, step, decay, eps, clip;
 };
 
-/// The new weight, and m, v updated in place, of one element; float32, bit-exact on every backend.
-template <class F> FP8_HD F adamwUpdate(F p, F gradValue, F& m, F& v, const AdamWStep& s) {
+/// m and v, updated in place, of one element; float32, bit-exact on every backend like adamwUpdate.
+template <class F> FP8_HD void adamwMoments(F gradValue, F& m, F& v, const AdamWStep& s) {
   const F g = mul(gradValue, F(s.clip));
   m = add(mul(F(s.beta1), m), mul(F(s.oneMinusBeta1), g));
   v = add(mul(F(s.beta2), v), mul(F(s.oneMinusBeta2), mul(g, g)));
+}
+
+/// The new weight, with m and v updated in place.
+template <class F> FP8_HD F adamwUpdate(F p, F gradValue, F& m, F& v, const AdamWStep& s) {
+  adamwMoments(gradValue, m, v, s);
   const F u = div(m, add(mul(sqrt(v), F(s.rootCorrection2)), F(s.eps)));
   return sub(mul(p, F(s.decay)), mul(F(s.step), u));
 }

@@ -1,0 +1,1 @@
+#include "adamw_body.h"

@@ -1,0 +1,180 @@
+// AdamW and the sums over gradients, on the instruction set this file is compiled for. Dtypes of p, w, gradient, m and v
+// may be anything. The mixes of the recipes are templates; any other goes through `Any`, which picks its conversion at
+// run time for each vector.
+#pragma once
+#include "adamw.h"
+#include "sinks.h"
+
+namespace fp8lm::FP8_VEC {
+
+struct Any {};  // a memory type known at run time
+template <class W> struct AnyUnlessNowhere { using type = Any; };
+template <> struct AnyUnlessNowhere<Nowhere> { using type = Nowhere; };
+template <class W> using AnyOr = typename AnyUnlessNowhere<W>::type;
+
+// Calls rather than inlined: a body with `Any` in it would hold five conversions at each place.
+__attribute__((noinline)) void loadAny(float* lanes, const void* p, DType type, int64_t i, int64_t count) {
+  switch (type) {
+    case DType::bf16: return store(lanes, loadAt(static_cast<const BF16*>(p), i, count));
+    case DType::f16: return store(lanes, loadAt(static_cast<const F16*>(p), i, count));
+    case DType::e4m3: return store(lanes, loadAt(static_cast<const E4M3*>(p), i, count));
+    case DType::e5m2: return store(lanes, loadAt(static_cast<const E5M2*>(p), i, count));
+    default: return store(lanes, loadAt(static_cast<const float*>(p), i, count));
+  }
+}
+
+__attribute__((noinline)) void storeAny(void* p, DType type, int64_t i, const float* lanes, int64_t count) {
+  const F32 x = load(lanes);
+  switch (type) {
+    case DType::bf16: return storeAt(static_cast<BF16*>(p), i, x, count);
+    case DType::f16: return storeAt(static_cast<F16*>(p), i, x, count);
+    case DType::e4m3: return storeAt(static_cast<E4M3*>(p), i, x, count);
+    case DType::e5m2: return storeAt(static_cast<E5M2*>(p), i, x, count);
+    default: return storeAt(static_cast<float*>(p), i, x, count);
+  }
+}
+
+template <class T> FP8_INLINE F32 loadAs(const void* p, DType type, int64_t i, int64_t count) {
+  if constexpr (!isSame<T, Any>) return loadAt(static_cast<const T*>(p), i, count);
+  float lanes[kLanes];
+  if constexpr (isSame<T, Any>) loadAny(lanes, p, type, i, count);
+  return load(lanes);
+}
+
+template <class T> FP8_INLINE void storeAs(void* p, DType type, int64_t i, F32 x, int64_t count) {
+  if constexpr (!isSame<T, Any>) return storeAt(static_cast<T*>(p), i, x, count);
+  float lanes[kLanes];
+  store(lanes, x);
+  if constexpr (isSame<T, Any>) storeAny(p, type, i, lanes, count);
+}
+
+template <class T> constexpr bool mayScale = isScaled<T> || isSame<T, Any>;
+
+/// One of p, m, v: its values, and where the new ones go.
+template <class T> struct StateView {
+  const AdamWJob::State& s;
+  F32 inv, scale;
+  AmaxSink largest;
+  I32 clamped = I32(0);
+  FP8_INLINE explicit StateView(const AdamWJob::State& s_) : s(s_), inv(s_.inv), scale(s_.scale) {}
+  FP8_INLINE F32 read(int64_t i, int64_t count) const {
+    const F32 x = loadAs<T>(s.data, s.type, i, count);
+    if constexpr (mayScale<T>) return x * inv;
+    else return x;
+  }
+  FP8_INLINE void measure(F32 x, int64_t count) {
+    if constexpr (mayScale<T>) largest.put(firstLanes(x, count));
+  }
+  FP8_INLINE void write(int64_t i, F32 x, int64_t count) {
+    measure(x, count);
+    if constexpr (mayScale<T>) x = x * scale;
+    storeAs<T>(s.data, s.type, i, x, count);
+  }
+  FP8_INLINE void count(F32 x, int64_t lanes) {
+    if (s.type >= DType::f16) clamped = clamped - (abs(firstLanes(x, lanes) * scale) > F32(maxOf(s.type)));
+  }
+  void keep(int64_t begin, int64_t end) const {
+    const int64_t b = bytesOf(s.type);
+    memcpy(static_cast<char*>(s.undo) + begin * b, static_cast<const char*>(s.data) + begin * b, size_t((end - begin) * b));
+  }
+};
+
+constexpr int64_t kUndoBlock = 512;  // copied just before it is changed, while it is on its way to L1
+
+enum class Form { update, measure, moments, counted };
+
+/// W is Nowhere without a master.
+template <class W, class P, class G, class M, class V, Form form>
+AdamWStats adamwRange(const AdamWJob& job, int64_t begin, int64_t end) {
+  StateView<P> p(job.p);
+  StateView<M> m(job.m);
+  StateView<V> v(job.v);
+  const F32 gradInv(job.gradInv), masterInv(job.masterInv), wScale(job.wScale);
+  for (int64_t start = begin; start < end; start += kUndoBlock) {
+    const int64_t stop = start + kUndoBlock < end ? start + kUndoBlock : end;
+    if (form == Form::update && job.p.undo) p.keep(start, stop), m.keep(start, stop), v.keep(start, stop);
+    forVectors(start, stop, [&](int64_t i, int64_t count) FP8_LAMBDA {
+      F32 g = loadAs<G>(job.grad, job.gradType, i, count);
+      if constexpr (mayScale<G>) g = g * gradInv;
+      F32 m1 = m.read(i, count), v1 = v.read(i, count);
+      if constexpr (form == Form::moments) {
+        math::adamwMoments(g, m1, v1, job.step);
+        m.measure(m1, count), v.measure(v1, count);
+      } else {
+        const F32 p1 = math::adamwUpdate(p.read(i, count), g, m1, v1, job.step);
+        if constexpr (form == Form::measure) {
+          p.measure(p1, count), m.measure(m1, count), v.measure(v1, count);
+        } else {
+          if constexpr (form == Form::counted) p.count(p1, count), m.count(m1, count), v.count(v1, count);
+          p.write(i, p1, count), m.write(i, m1, count), v.write(i, v1, count);
+          if constexpr (!isSame<W, Nowhere>) {
+            F32 stored = loadAs<P>(job.p.data, job.p.type, i, count);
+            if constexpr (mayScale<P>) stored = stored * masterInv;
+            if constexpr (mayScale<W>) stored = stored * wScale;
+            storeAs<W>(job.w, job.wType, i, stored, count);
+          }
+        }
+      }
+    });
+  }
+  AdamWStats stats{uint32_t(maxLanes(p.largest.bits)), uint32_t(maxLanes(m.largest.bits)), uint32_t(maxLanes(v.largest.bits))};
+  if constexpr (form == Form::counted)
+    stats.clampedP = sumLanes(p.clamped), stats.clampedM = sumLanes(m.clamped), stats.clampedV = sumLanes(v.clamped);
+  return stats;
+}
+
+template <class W, class P, class G, class M, class V> AdamWForms formsOf() {
+  return {adamwRange<W, P, G, M, V, Form::update>, adamwRange<W, P, G, M, V, Form::measure>,
+          adamwRange<W, P, G, M, V, Form::moments>, adamwRange<AnyOr<W>, Any, Any, Any, Any, Form::counted>};
+}
+
+AdamWForms formsFor(const AdamWJob& j) {
+  const auto is = [&](int w, DType p, DType g, DType m, DType v) {
+    return (j.w ? int(j.wType) : -1) == w && j.p.type == p && j.gradType == g && j.m.type == m && j.v.type == v;
+  };
+  constexpr DType f32 = DType::f32, f16 = DType::f16, e4m3 = DType::e4m3;
+  constexpr int none = -1, toBf16 = int(DType::bf16), toE4m3 = int(DType::e4m3);
+  if (is(none, f32, f32, f32, f32)) return formsOf<Nowhere, float, float, float, float>();
+  if (is(toBf16, f32, f32, f32, f32)) return formsOf<BF16, float, float, float, float>();
+  if (is(none, f32, f32, e4m3, f16)) return formsOf<Nowhere, float, float, E4M3, F16>();
+  if (is(none, f16, e4m3, f32, f32)) return formsOf<Nowhere, F16, E4M3, float, float>();
+  if (is(none, f16, e4m3, e4m3, f16)) return formsOf<Nowhere, F16, E4M3, E4M3, F16>();
+  if (is(toE4m3, f16, e4m3, e4m3, f16)) return formsOf<E4M3, F16, E4M3, E4M3, F16>();
+  if (j.w) return formsOf<Any, Any, Any, Any, Any>();
+  return formsOf<Nowhere, Any, Any, Any, Any>();
+}
+
+double sumRange(const float* x, int64_t begin, int64_t end) {
+  F64 a, b;
+  int64_t i = begin;
+  for (; i + 2 * kLanes <= end; i += 2 * kLanes) a = a + toDouble(load(x + i)), b = b + toDouble(load(x + i + kLanes));
+  forVectors(i, end, [&](int64_t j, int64_t count) FP8_LAMBDA { a = a + toDouble(loadAt(x, j, count)); });
+  return sumLanes(a + b);
+}
+
+/// Squares of stored values. Those of fp8 have at most 8 significant bits: four of them are added in float32 first, with
+/// an error of no consequence beside the float32 result. No overflow: the largest square is 57344^2.
+template <class X> double sumSquaresRange(const void* x, int64_t begin, int64_t end) {
+  const X* const in = static_cast<const X*>(x);
+  F64 sum;
+  int64_t i = begin;
+  if constexpr (sizeof(X) == 1) {
+    for (; i + 4 * kLanes <= end; i += 4 * kLanes) {
+      const F32 a = load(in + i), b = load(in + i + kLanes), c = load(in + i + 2 * kLanes), d = load(in + i + 3 * kLanes);
+      sum = sum + toDouble((a * a + b * b) + (c * c + d * d));
+    }
+  }
+  forVectors(i, end, [&](int64_t j, int64_t count) FP8_LAMBDA {
+    const F64 a = toDouble(loadAt(in, j, count));
+    sum = sum + a * a;
+  });
+  return sumLanes(sum);
+}
+
+extern const AdamWTable optimizer = {
+    formsFor,
+    sumRange,
+    {sumSquaresRange<float>, sumSquaresRange<BF16>, sumSquaresRange<F16>, sumSquaresRange<E4M3>, sumSquaresRange<E5M2>},
+};
+
+}  // namespace fp8lm::FP8_VEC
