@@ -1,0 +1,80 @@
+// Options that describe a run, shared by `train` and `compare`. Defaults live in fp8-train's defaultRun; an option that was
+// not given stays undefined, so that a run file keeps its say.
+import { type Command, Option } from 'commander';
+import { between, count, countOrZero } from '../numbers.ts';
+
+export interface RunOptions {
+  data?: string;
+  tokenizer?: string;
+  valFraction?: number;
+  device?: 'auto' | 'cpu' | 'cuda' | 'ref';
+  steps?: number;
+  batch?: number;
+  gradAccum?: number;
+  seq?: number;
+  lr?: number;
+  schedule?: 'cosine' | 'wsd' | 'constant';
+  warmup?: number;
+  seed?: number;
+  dropout?: number;
+  recompute?: boolean;
+  evalEvery?: number;
+  evalBatches?: number;
+  out?: string;
+  saveEvery?: number;
+  keep?: number;
+  set?: string[];
+  json?: boolean;
+  nproc?: number;
+  tp?: number;
+  pp?: number;
+  dp?: number;
+  sp?: boolean;
+  zero?: boolean;
+}
+
+const collect = (text: string, earlier: string[] = []): string[] => [...earlier, text];
+
+export function addRunOptions(command: Command): Command {
+  return command
+    .optionsGroup('Data:')
+    .option('--data <path>', 'text file, folder, .jsonl with "text"; `builtin` or `random` (default: builtin)')
+    .option('--tokenizer <name>', 'bpe (learned from the data), byte, or a folder with tokenizer.json (default: bpe)')
+    .option('--val-fraction <x>', 'share of the text held out (default: 0.05)', between(0, 1))
+    .optionsGroup('Training:')
+    .addOption(
+      new Option('--device <name>', 'where to compute (default: auto)').choices(['auto', 'cpu', 'cuda', 'ref']),
+    )
+    .option('--steps <n>', 'steps in total (default: 300)', count)
+    .option('--batch <n>', 'sequences a micro-batch (default: 8)', count)
+    .option('--grad-accum <n>', 'micro-batches a step (default: 1)', count)
+    .option('--seq <n>', "tokens a sequence (default: the model's)", count)
+    .option('--lr <x>', 'peak learning rate (default: 1e-3)', between(0))
+    .addOption(
+      new Option('--schedule <name>', 'learning rate over time (default: cosine)').choices([
+        'cosine',
+        'wsd',
+        'constant',
+      ]),
+    )
+    .option('--warmup <n>', 'steps of linear warm-up (default: 20)', countOrZero)
+    .option('--seed <n>', 'weights, data order, dropout (default: 1337)', countOrZero)
+    .option('--dropout <x>', "rate of dropout (default: the model's)", between(0, 1))
+    .option('--recompute', 'recompute activations in the backward pass: less memory, more time')
+    .option('--set <key=value>', 'any field of the run, or model.FIELD (repeatable)', collect)
+    .optionsGroup('Evaluation and output:')
+    .option('--eval-every <n>', 'steps between evaluations; 0: at the end only (default: 100)', countOrZero)
+    .option('--eval-batches <n>', 'micro-batches an evaluation (default: 8)', count)
+    .option('--out <folder>', 'keep checkpoints, metrics.jsonl, config.json and report.html here')
+    .option('--save-every <n>', 'steps between checkpoints; 0: at the end only (default: 0)', countOrZero)
+    .option('--keep <n>', 'newest checkpoints to keep (default: 2)', count)
+    .option('--json', 'one JSON object a line on stdout, nothing else')
+    .optionsGroup('Parallelism (this build trains in one process; 1 is the only value yet):')
+    .option('--nproc <n>', 'processes on this machine', count)
+    .option('--tp <n>', 'tensor-parallel ranks', count)
+    .option('--pp <n>', 'pipeline stages', count)
+    .option('--dp <n>', 'data-parallel ranks', count)
+    .option('--sp', 'sequence parallelism')
+    .option('--zero', 'shard the optimizer')
+    .optionsGroup('Options:');
+}

@@ -1,0 +1,37 @@
+import { Command } from 'commander';
+import { addRunOptions, type RunOptions } from './run_options.ts';
+
+export interface TrainOptions extends RunOptions {
+  recipe?: string;
+  resume?: boolean;
+}
+
+/** `fp8lm train`. @param result gets the exit code */
+export function trainCommand(result: { code: number }): Command {
+  const command = new Command('train')
+    .description('Train a model: a preset by name, or a run file (.ts, .js, .json) with a run configuration.')
+    .argument('[model]', 'preset or run file (default: gpt-nano)')
+    .option('--recipe <name>', 'precision: fp32, bf16, te, o1, o2, o3 (default: o2)')
+    .option('--resume', 'continue the run in --out, with its configuration where no flag says otherwise');
+  return addRunOptions(command)
+    .addHelpText(
+      'after',
+      `
+Presets:
+  gpt-nano gpt-12m gpt-30m gpt2-124m gpt2-355m gpt2-774m gpt2-1.5b gpt-7b llama-nano llama-15m llama-160m
+
+Examples:
+  fp8lm train                                          gpt-nano on built-in text
+  fp8lm train gpt-12m --data book.txt --steps 1000 --eval-every 100 --out runs/book
+  fp8lm train --resume --out runs/book --steps 2000    continue it
+  fp8lm train gpt2-124m --data random --recipe bf16 --batch 4 --seq 256 --steps 5 --json
+  fp8lm train my_run.ts --set lr=2e-3 --set model.numLayers=8
+
+With --json, stdout has one object a line: each step {step, loss, gradNorm, lr, tokens, stepMs, tokensPerSecond}, each
+evaluation {step, valLoss}, and at the end {summary}. Ctrl-C ends the step, saves (with --out) and exits with code 130.`,
+    )
+    .action(async (model: string | undefined, options: TrainOptions) => {
+      const { train } = await import('../train/train.ts');
+      result.code = await train(model, options);
+    });
+}
