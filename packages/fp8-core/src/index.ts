@@ -1,7 +1,16 @@
 export * from './backend.ts';
 export * from './backends/null.ts';
 export * from './backends/reference.ts';
-export * from './codec.ts';
+export {
+  decodeBf16,
+  decodeF16,
+  decodeFp8,
+  type EncodeOptions,
+  encodeBf16,
+  encodeF16,
+  encodeFp8,
+  scaleFor,
+} from './codec.ts';
 export * from './dtype.ts';
 export * from './errors.ts';
 export * from './kernels.gen.ts';
