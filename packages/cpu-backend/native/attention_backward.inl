@@ -96,7 +96,7 @@ struct BackwardPair {
     float *pr = p + r * kBlock, *dsr = ds + r * kBlock;
     const F32 shift(lse[i]), mean(delta[i]);
     for (int64_t j = 0; j < padded; j += kLanes) {
-      const F32 e = math::exp(load(pr + j) - shift);
+      const F32 e = expOrZero(load(pr + j) - shift);
       store(pr + j, e);
       store(dsr + j, e * (load(dsr + j) - mean));
     }

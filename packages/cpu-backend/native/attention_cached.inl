@@ -48,7 +48,7 @@ static void cachedSoftmax(float* p, int64_t seen, int64_t padded) {
   const F32 shift(reduceMax(top));
   F32 total(0.0f);
   for (int64_t j = 0; j < seen; j += kLanes) {
-    const F32 e = math::exp(load(p + j) - shift);
+    const F32 e = expOrZero(load(p + j) - shift);
     store(p + j, e);
     total = total + e;
   }

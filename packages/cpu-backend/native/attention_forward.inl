@@ -37,13 +37,13 @@ static void softmaxRows(float* s, int64_t columns, float* m, float* l, float* fa
     m[r] = now > before ? now : before;
     gap[r] = before - m[r];
   }
-  store(factor, math::exp(load(gap)));
+  store(factor, expOrZero(load(gap)));
   for (int r = 0; r < kRows; r++) {
     float* row = s + r * kBlock;
     const F32 shift(m[r]);
     F32 total = load(l + r * kLanes) * F32(factor[r]);
     for (int64_t j = 0; j < columns; j += kLanes) {
-      const F32 p = math::exp(load(row + j) - shift);
+      const F32 p = expOrZero(load(row + j) - shift);
       store(row + j, p);
       total = total + p;
     }

@@ -35,12 +35,20 @@ inline void writeRow(const HeadView& x, int64_t t, int64_t b, int64_t head, int6
   else writeRowOf<float>(rowOf(x, t, b, head, dim), row, dim, factor);
 }
 
+FP8_INLINE void prefetchRow(const void* row, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(static_cast<const char*>(row) + at);
+}
+
 inline void clear(float* x, int64_t n) { memset(x, 0, size_t(n) * sizeof(float)); }
 
 /// out[i] = row t0 + i times factor, padded with zeros to `width` columns (whole vectors) and, below, to `rows` rows.
 inline void packRows(float* out, int64_t width, int64_t rows, const HeadView& x, int64_t b, int64_t head, int64_t dim,
                      int64_t t0, int64_t count, float factor = 1.0f) {
-  for (int64_t i = 0; i < count; i++) readRow(out + i * width, x, t0 + i, b, head, dim, factor);
+  constexpr int64_t ahead = 12;  // rows lie pages apart: no hardware prefetcher follows
+  for (int64_t i = 0; i < count; i++) {
+    if (i + ahead < count) prefetchRow(rowOf(x, t0 + i + ahead, b, head, dim), dim * bytesOf(x.dtype));
+    readRow(out + i * width, x, t0 + i, b, head, dim, factor);
+  }
   if (rows > count) clear(out + count * width, (rows - count) * width);
 }
 
