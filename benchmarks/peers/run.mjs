@@ -12,7 +12,7 @@ import { availableParallelism, loadavg } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { median, provenance, save, table } from './report.mjs';
+import { median, provenance, save, table } from '../report.mjs';
 
 const here = dirname(fileURLToPath(import.meta.url));
 const root = join(here, '..', '..');
@@ -190,7 +190,7 @@ function main() {
   for (const recipe of recipes)
     if (recipe !== 'bf16' && recipes.includes('bf16')) ratios.push(compare(rounds, recipe, 'bf16'));
   const result = {
-    provenance: provenance(root),
+    provenance: provenance(root, ['node', 'benchmarks/peers/run.mjs', ...process.argv.slice(2)].join(' ')),
     loadBefore: load,
     preset: opts.preset,
     batch: Number(opts.batch),

@@ -12,8 +12,8 @@ function git(root, ...args) {
   }
 }
 
-/** The machine, time and commit a figure belongs to. */
-export function provenance(root) {
+/** The machine, time and commit that a figure belongs to, and the command that gave it. */
+export function provenance(root, command) {
   const commit = git(root, 'rev-parse', '--short=12', 'HEAD') ?? 'unknown';
   const dirty = git(root, 'status', '--porcelain', '--untracked-files=no') ? ' with local changes' : '';
   return {
@@ -24,7 +24,7 @@ export function provenance(root) {
     kernel: release(),
     node: process.version,
     commit: commit + dirty,
-    command: ['node', 'benchmarks/peers/run.mjs', ...process.argv.slice(2)].join(' '),
+    command,
   };
 }
 
