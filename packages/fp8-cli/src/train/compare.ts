@@ -90,7 +90,8 @@ function chooseSteps(config: RunConfig, names: readonly string[], minutes: numbe
   const evaluating = ((evaluations + 1) * evalBatches) / (3 * gradAccum);
   const possible = (minutes * 60_000) / perStep;
   const steps = Math.max(2, possible > 3 * evaluating ? possible - evaluating : possible * 0.7);
-  const rounded = steps > 100 ? Math.floor(steps / 10) * 10 : Math.floor(steps);
+  // A multiple of the number of evaluations, so that they are evenly spread.
+  const rounded = steps < evaluations ? Math.floor(steps) : Math.floor(steps / evaluations) * evaluations;
   note(
     `a step takes ${(perStep / names.length).toFixed(1)} ms here; ${rounded} steps of each recipe fit into ${minutes} minutes`,
   );
