@@ -1,9 +1,9 @@
 // Built or from source: an installed package has only dist; a checkout runs its sources through tsx whenever one of them
 // is newer than what `tsc -b` made of it, so that developing needs no build.
 import { existsSync, readdirSync, statSync } from 'node:fs';
-import { register } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
+import { useTypeScript } from './typescript.mjs';
 
 const here = dirname(dirname(fileURLToPath(import.meta.url)));
 const packages = dirname(here);
@@ -42,13 +42,12 @@ function newest(folder) {
 /** TypeScript through tsx, and packages by their `source` export. */
 async function useSources() {
   try {
-    const tsx = await import('tsx/esm/api');
-    tsx.register();
-  } catch {
+    await useTypeScript(['source']);
+    return true;
+  } catch (error) {
+    if (error.code !== 'ERR_MODULE_NOT_FOUND') throw error;
     console.error('fp8lm: dependencies are missing; run `npm run setup` in the repository');
     process.exitCode = 1;
     return false;
   }
-  register('./source_condition.mjs', import.meta.url);
-  return true;
 }

@@ -31,17 +31,15 @@ export async function loadRunFile(path: string): Promise<Partial<RunConfig>> {
   if (!('default' in module)) {
     throw new UserError(`run file ${path}: it has no default export; end it with \`export default defineRun({ … })\``);
   }
-  // A CommonJS package around the file makes tsx wrap the value once more.
-  const inner = module.default as { default?: unknown; __esModule?: boolean } | null;
-  return checked(path, inner?.__esModule ? inner.default : inner);
+  return checked(path, module.default);
 }
 
-let hasTsx = false;
+/** By URL, as the module lies outside of what is compiled: packages/fp8-cli/bin, two folders up from here and from dist. */
 async function useTsx(): Promise<void> {
-  if (hasTsx || import.meta.url.endsWith('.ts')) return; // run from source: tsx is on already
-  const { register } = await import('tsx/esm/api');
-  register();
-  hasTsx = true;
+  const { useTypeScript } = (await import(new URL('../../bin/typescript.mjs', import.meta.url).href)) as {
+    useTypeScript(): Promise<void>;
+  };
+  await useTypeScript();
 }
 
 function explainImport(error: unknown): string {

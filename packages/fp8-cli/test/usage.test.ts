@@ -1,0 +1,107 @@
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { presets } from 'fp8-models';
+import { expect, test } from 'vitest';
+import { fp8lm, ownFolder, tinyRun } from './command.ts';
+
+const folder = ownFolder();
+const tiny = tinyRun(folder);
+const file = (name: string, content: string | Uint8Array): string => {
+  writeFileSync(join(folder, name), content);
+  return join(folder, name);
+};
+
+test.each([
+  [[]],
+  [['train']],
+  [['compare']],
+  [['generate']],
+  [['bench']],
+  [['bench', 'gemm']],
+  [['bench', 'step']],
+  [['bench', 'kernels']],
+  [['doctor']],
+])('help of %j has examples', async (command) => {
+  const { code, stdout, stderr } = await fp8lm(...command, '--help');
+  expect(stdout).toContain('Examples:\n  fp8lm ');
+  expect(stderr).toBe('');
+  expect(code).toBe(0);
+});
+
+test('help of train names every preset', async () => {
+  const { stdout } = await fp8lm('train', '--help');
+  for (const name of Object.keys(presets)) expect(stdout.split(/\s+/)).toContain(name);
+});
+
+test('--version is that of the package', async () => {
+  const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
+  expect((await fp8lm('--version')).stdout).toBe(`${version}\n`);
+});
+
+const empty = file('empty.txt', '');
+const binary = file(
+  'binary.txt',
+  new Uint8Array(5000).map((_, i) => (i * 7919) % 256),
+);
+const short = file('short.txt', 'too short');
+const badJson = file('bad.json', '{"steps": 3,');
+const badType = file('list.json', '[1, 2]');
+const noDefault = file('named.mjs', 'export const run = {};');
+const noPackage = file('import.ts', "import x from 'not-there';\nexport default x;");
+const throws = file('throws.ts', "throw new Error('no luck');");
+const oddKey = file('odd.json', '{"stesp": 3}');
+
+test.each<[args: string[], line: RegExp]>([
+  [['trian'], /unknown command 'trian'.*train/],
+  [['train', '--stpes', '3'], /unknown option '--stpes'.*--steps/],
+  [['train', 'a', 'b'], /too many arguments/],
+  [['train', 'gpt-nan'], /preset "gpt-nan" is unknown; did you mean gpt-nano\?/],
+  [['train', '--recipe', 'o9'], /recipe "o9" is unknown; did you mean o/],
+  [['train', '--device', 'tpu'], /--device.*tpu.*auto, cpu, cuda, ref/],
+  [['train', '--device', 'cuda'], /device cuda: .*--device cpu/],
+  [['train', '--steps', 'many'], /--steps.*'many' is invalid.*not a number/],
+  [['train', '--steps', '0'], /--steps.*'0' is invalid.*>= 1/],
+  [['train', '--steps', '1.5'], /--steps.*'1.5' is invalid.*whole number/],
+  [['train', '--lr', '-1'], /--lr.*'-1' is invalid/],
+  [['train', '--lr', '0'], /lr is 0; need a number above 0/],
+  [['train', '--val-fraction', '2'], /--val-fraction.*'2' is invalid/],
+  [['train', '--seq', '4096'], /seq 4096 exceeds the model's 128/],
+  [['train', '--dropout', '1'], /dropout/],
+  [['train', '--tp', '2'], /--tp 2: .*--tp 1/],
+  [['train', '--nproc', '4'], /--nproc 4: .*--nproc 1/],
+  [['train', '--zero'], /--zero: .*single process/],
+  [['train', '--resume'], /resume needs out/],
+  [['train', '--set', 'weightDcay=0.1'], /"weightDcay" is unknown; did you mean weightDecay\?/],
+  [['train', '--set', 'model.numLayer=2'], /"numLayer" is unknown; did you mean numLayers\?/],
+  [['train', '--set', 'model.numHeads=3'], /hiddenSize 128 is not a multiple of numHeads 3/],
+  [['train', '--set', 'lr'], /need key=value/],
+  [['train', '--set', 'lr=fast'], /lr=fast: need a number/],
+  [['train', '--set', 'betas=0.9'], /betas=0.9: need 2 numbers/],
+  [['train', 'missing.ts'], /run file missing.ts: no such file/],
+  [['train', badJson], /bad.json is not valid JSON/],
+  [['train', badType], /list.json: it holds an array/],
+  [['train', noDefault], /named.mjs: it has no default export/],
+  [['train', noPackage], /import.ts: Cannot find package 'not-there'/],
+  [['train', throws], /throws.ts: no luck/],
+  [['train', oddKey], /"stesp" is unknown; did you mean steps\?/],
+  [['train', tiny, '--data', join(folder, 'nowhere')], /nowhere.*does not exist/],
+  [['train', tiny, '--data', empty], /empty.txt is empty/],
+  [['train', tiny, '--data', binary], /binary.txt is not UTF-8 text/],
+  [['train', tiny, '--data', short], /tokens/],
+  [['train', tiny, '--tokenizer', join(folder, 'nowhere')], /nowhere/],
+  [['train', tiny, '--out', join(empty, 'below')], /empty.txt.*(not a folder|no folder)/],
+  [['generate', '--prompt', 'x'], /required option '--checkpoint/],
+  [['generate', '--checkpoint', folder, '--prompt', 'x'], /no checkpoint|checkpoint/],
+  [['generate', '--checkpoint', folder, '--prompt', 'x', '--temperature', '-1'], /--temperature.*'-1' is invalid/],
+  [['compare', '--recipes', 'bf16,o8'], /recipe "o8" is unknown/],
+  [['compare', '--recipes', ','], /name at least one/],
+  [['bench', 'gemm', '--m', '64', '--n', '64'], /required option '--k/],
+  [['bench', 'gemm', '--m', '64', '--n', '64', '--k', '64', '--in', 'int8'], /--in.*int8/],
+  [['bench', 'step', '--preset', 'gpt-13m'], /preset "gpt-13m" is unknown; did you mean gpt-12m\?/],
+])('%j is refused with one line and exit code 2', async (args, line) => {
+  const { code, stdout, stderr } = await fp8lm(...args);
+  expect(stderr).toMatch(/^fp8lm: [^\n]+\n$/);
+  expect(stderr).toMatch(line);
+  expect(stdout).toBe('');
+  expect(code).toBe(2);
+});
