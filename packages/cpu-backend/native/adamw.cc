@@ -26,6 +26,7 @@ namespace fp8lm {
 namespace {
 
 constexpr int64_t kUndoElements = int64_t(8) << 20;
+constexpr int64_t kCached = int64_t(1) << 20;  // bytes of state that may stay in a core's L2
 
 bool scaled(const Tensor& t) { return t && t.dtype >= DType::f16 && t.scale; }
 
@@ -44,9 +45,8 @@ struct State {
 
 /// A buffer of this thread that outlives the call.
 uint8_t* undoBytes(size_t n) {
-  static thread_local std::vector<uint8_t> buffer;
-  if (buffer.size() < n) buffer.resize(n);
-  return buffer.data();
+  static thread_local HugeBuffer buffer;
+  return buffer.atLeast(n);
 }
 
 float storedAmax(const State& p) {
@@ -80,13 +80,13 @@ class Update {
       pass(forms_.measure, nullptr);
       settle();
     } else {
-      undo = undoBytes(size_t(n_ * bytesPerElement()));
+      undo = undoBytes(size_t(padded() * bytesPerElement()));
       pass(forms_.update, undo);
       again = settle();
     }
     if (finite()) {
       if (again && undo) restore(undo);
-      if (again) pass(forms_.update, nullptr);
+      if (again) pass(forms_.apply, nullptr);
     } else {
       if (undo) restore(undo);
       pass(forms_.counted, nullptr);
@@ -95,18 +95,22 @@ class Update {
   }
 
  private:
+  /// n rounded up to whole groups of 64, so that each part of the undo buffer starts on a cache line.
+  int64_t padded() const { return (n_ + kBlock - 1) / kBlock * kBlock; }
   int64_t bytesPerElement() const { return bytesOf(p_.t.dtype) + bytesOf(m_.t.dtype) + bytesOf(v_.t.dtype); }
 
   AdamWJob job(uint8_t* undo) const {
-    uint8_t* const undoM = undo ? undo + n_ * bytesOf(p_.t.dtype) : nullptr;
-    uint8_t* const undoV = undo ? undoM + n_ * bytesOf(m_.t.dtype) : nullptr;
+    uint8_t* const undoM = undo ? undo + padded() * bytesOf(p_.t.dtype) : nullptr;
+    uint8_t* const undoV = undo ? undoM + padded() * bytesOf(m_.t.dtype) : nullptr;
     return {p_.job(undo), m_.job(undoM), v_.job(undoV), grad_.data, grad_.dtype, grad_.dtype >= DType::f16 ? grad_.scaleInv() : 1.0f,
-            master_ ? w_.data : nullptr, w_.dtype, wScale_, 1.0f / p_.scale, step_};
+            master_ ? w_.data : nullptr, w_.dtype, wScale_, 1.0f / p_.scale, step_, n_ * bytesPerElement() > kCached};
   }
 
+  /// Measurements stay as they are in a pass of `apply`, which makes none.
   void pass(AdamWFn fn, uint8_t* undo) {
     const AdamWJob j = job(undo);
     const AdamWStats stats = mergeRanges<AdamWStats>(n_, [&](int64_t begin, int64_t end) { return fn(j, begin, end); }, kSerialMath);
+    if (fn == forms_.apply) return;
     p_.largest = stats.p;
     m_.largest = stats.m;
     v_.largest = stats.v;
@@ -137,11 +141,14 @@ class Update {
       forRanges(n_, [&](int, int64_t begin, int64_t end) {
         memcpy(s->t.as<uint8_t>() + begin * b, undo + begin * b, size_t((end - begin) * b));
       });
-      undo += n_ * b;
+      undo += padded() * b;
     }
   }
 
+  /// Nothing will be clamped: amaxes are finite, and every narrow tensor has a scale block.
   bool finite() const {
+    for (const Tensor* t : {&p_.t, &m_.t, &v_.t, &w_})
+      if (t->dtype >= DType::f16 && !t->scale) return false;
     const bool ofW = !(master_ && scaled(w_)) || p_.finite();
     return ofW && (!scaled(p_.t) || p_.finite()) && (!scaled(m_.t) || m_.finite()) && (!scaled(v_.t) || v_.finite());
   }

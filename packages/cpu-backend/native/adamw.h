@@ -23,6 +23,7 @@ struct AdamWJob {
   DType wType;
   float wScale, masterInv;  // masterInv: 1 / p.scale
   math::AdamWStep step;
+  bool stream;  // the undo copy goes past the caches
 };
 
 /// Largest |new value| before rounding, as bits without sign (NaN above infinity).
@@ -39,10 +40,10 @@ struct AdamWStats {
 
 using AdamWFn = AdamWStats (*)(const AdamWJob&, int64_t begin, int64_t end);
 
-/// update: writes and measures. measure: writes nothing. moments: measures m and v only, without root and quotient.
-/// counted: update that also counts clamped values, slowly.
+/// update: copies to undo, writes and measures. apply: only writes; amaxes are known to be finite. measure: writes nothing.
+/// moments: measures m and v only, without root and quotient. counted: writes, measures and counts clamped values, slowly.
 struct AdamWForms {
-  AdamWFn update, measure, moments, counted;
+  AdamWFn update, apply, measure, moments, counted;
 };
 
 struct AdamWTable {

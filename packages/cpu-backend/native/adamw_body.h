@@ -1,8 +1,8 @@
 // AdamW and the sums over gradients, on the instruction set this file is compiled for. Dtypes of p, w, gradient, m and v
-// may be anything. The mixes of the recipes are templates; any other goes through `Any`, which picks its conversion at
-// run time for each vector.
+// may be anything: the general code here goes through `Any`, which picks its conversion at run time for each vector. The
+// mixes of the recipes run in adamw_folded.h, with the general code for what is left after the last group of 64.
 #pragma once
-#include "adamw.h"
+#include "adamw_folded.h"
 #include "sinks.h"
 
 namespace fp8lm::FP8_VEC {
@@ -81,7 +81,7 @@ template <class T> struct StateView {
 
 constexpr int64_t kUndoBlock = 512;  // copied just before it is changed, while it is on its way to L1
 
-enum class Form { update, measure, moments, counted };
+enum class Form { update, apply, measure, moments, counted };
 
 /// W is Nowhere without a master.
 template <class W, class P, class G, class M, class V, Form form>
@@ -123,9 +123,26 @@ AdamWStats adamwRange(const AdamWJob& job, int64_t begin, int64_t end) {
   return stats;
 }
 
-template <class W, class P, class G, class M, class V> AdamWForms formsOf() {
-  return {adamwRange<W, P, G, M, V, Form::update>, adamwRange<W, P, G, M, V, Form::measure>,
-          adamwRange<W, P, G, M, V, Form::moments>, adamwRange<AnyOr<W>, Any, Any, Any, Any, Form::counted>};
+template <class W, Form form> constexpr AdamWFn general = adamwRange<W, Any, Any, Any, Any, form>;
+
+template <class W> constexpr AdamWForms generalForms = {general<W, Form::update>, general<W, Form::apply>, general<W, Form::measure>,
+                                                        general<W, Form::moments>, general<W, Form::counted>};
+
+/// Groups of 64 by the folded form, the rest by the general one.
+template <class W, class P, class G, class M, class V, Folded folded, Form form>
+AdamWStats mixedRange(const AdamWJob& job, int64_t begin, int64_t end) {
+  const int64_t whole = begin + (end - begin) / kGroup * kGroup;
+  AdamWStats stats = foldedRange<W, P, G, M, V, folded>(job, begin, whole);
+  if (whole < end) stats.merge(general<AnyOr<W>, form>(job, whole, end));
+  return stats;
+}
+
+template <class W, class P, class G, class M, class V> constexpr AdamWForms foldedForms() {
+  AdamWForms forms = generalForms<AnyOr<W>>;
+  if constexpr (isScaled<P>) forms.update = mixedRange<W, P, G, M, V, Folded::update, Form::update>;
+  forms.apply = mixedRange<W, P, G, M, V, Folded::apply, Form::apply>;
+  if constexpr (!isScaled<P>) forms.moments = mixedRange<W, P, G, M, V, Folded::moments, Form::moments>;
+  return forms;
 }
 
 AdamWForms formsFor(const AdamWJob& j) {
@@ -134,41 +151,50 @@ AdamWForms formsFor(const AdamWJob& j) {
   };
   constexpr DType f32 = DType::f32, f16 = DType::f16, e4m3 = DType::e4m3;
   constexpr int none = -1, toBf16 = int(DType::bf16), toE4m3 = int(DType::e4m3);
-  if (is(none, f32, f32, f32, f32)) return formsOf<Nowhere, float, float, float, float>();
-  if (is(toBf16, f32, f32, f32, f32)) return formsOf<BF16, float, float, float, float>();
-  if (is(none, f32, f32, e4m3, f16)) return formsOf<Nowhere, float, float, E4M3, F16>();
-  if (is(none, f16, e4m3, f32, f32)) return formsOf<Nowhere, F16, E4M3, float, float>();
-  if (is(none, f16, e4m3, e4m3, f16)) return formsOf<Nowhere, F16, E4M3, E4M3, F16>();
-  if (is(toE4m3, f16, e4m3, e4m3, f16)) return formsOf<E4M3, F16, E4M3, E4M3, F16>();
-  if (j.w) return formsOf<Any, Any, Any, Any, Any>();
-  return formsOf<Nowhere, Any, Any, Any, Any>();
+  if (foldable(j)) {
+    if (is(none, f32, f32, f32, f32)) return foldedForms<Nowhere, float, float, float, float>();
+    if (is(toBf16, f32, f32, f32, f32)) return foldedForms<BF16, float, float, float, float>();
+    if (is(none, f32, f32, e4m3, f16)) return foldedForms<Nowhere, float, float, E4M3, F16>();
+    if (is(none, f16, e4m3, f32, f32)) return foldedForms<Nowhere, F16, E4M3, float, float>();
+    if (is(none, f16, e4m3, e4m3, f16)) return foldedForms<Nowhere, F16, E4M3, E4M3, F16>();
+    if (is(toE4m3, f16, e4m3, e4m3, f16)) return foldedForms<E4M3, F16, E4M3, E4M3, F16>();
+  }
+  return j.w ? generalForms<Any> : generalForms<Nowhere>;
 }
 
 double sumRange(const float* x, int64_t begin, int64_t end) {
   F64 a, b;
   int64_t i = begin;
-  for (; i + 2 * kLanes <= end; i += 2 * kLanes) a = a + toDouble(load(x + i)), b = b + toDouble(load(x + i + kLanes));
+  for (; i + 2 * kLanes <= end; i += 2 * kLanes) prefetch(x + i, 4096), prefetch(x + i, 4160), a = a + toDouble(load(x + i)), b = b + toDouble(load(x + i + kLanes));
   forVectors(i, end, [&](int64_t j, int64_t count) FP8_LAMBDA { a = a + toDouble(loadAt(x, j, count)); });
   return sumLanes(a + b);
 }
 
-/// Squares of stored values. Those of fp8 have at most 8 significant bits: four of them are added in float32 first, with
+/// Squares of stored values. Those of fp8 have at most 8 significant bits: sixteen of them are added in float32 first, with
 /// an error of no consequence beside the float32 result. No overflow: the largest square is 57344^2.
 template <class X> double sumSquaresRange(const void* x, int64_t begin, int64_t end) {
   const X* const in = static_cast<const X*>(x);
   F64 sum;
+  NanWatch<X> nan;
   int64_t i = begin;
   if constexpr (sizeof(X) == 1) {
-    for (; i + 4 * kLanes <= end; i += 4 * kLanes) {
-      const F32 a = load(in + i), b = load(in + i + kLanes), c = load(in + i + 2 * kLanes), d = load(in + i + 3 * kLanes);
-      sum = sum + toDouble((a * a + b * b) + (c * c + d * d));
+    for (; i + 4 * kGroup <= end; i += 4 * kGroup) {
+      F32 part(0.0f);
+      for (int g = 0; g < 4; g++) {
+        prefetch(in + i + g * kGroup, 4096);
+        Group y = loadGroup(in + i + g * kGroup, nan);
+        for (int k = 0; k < 4; k++) y.v[k] = y.v[k] * y.v[k];
+        part = part + ((y.v[0] + y.v[1]) + (y.v[2] + y.v[3]));
+      }
+      sum = sum + toDouble(part * F32(rawFactor<X> * rawFactor<X>));
     }
   }
   forVectors(i, end, [&](int64_t j, int64_t count) FP8_LAMBDA {
+    prefetch(in + j, 4096);
     const F64 a = toDouble(loadAt(in, j, count));
     sum = sum + a * a;
   });
-  return sumLanes(sum);
+  return nan.seen() ? double(fp8lm::floatOf(0x7fc00000u)) : sumLanes(sum);
 }
 
 extern const AdamWTable optimizer = {

@@ -23,6 +23,7 @@ template <class X> float amaxRange(const void* x, int64_t begin, int64_t end) {
   AmaxSink a, b, c, d;  // four chains hide the latency
   int64_t i = begin;
   for (; i + 4 * kLanes <= end; i += 4 * kLanes) {
+    for (size_t k = 0; k < sizeof(X); k++) prefetch(in + i, int64_t(4096 + 64 * k));
     a.put(load(in + i)), b.put(load(in + i + kLanes));
     c.put(load(in + i + 2 * kLanes)), d.put(load(in + i + 3 * kLanes));
   }

@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <string>
 
+#include "check/bench.h"
 #include "check/casts.h"
 #include "check/elementwise.h"
 #include "check/optimizer.h"
@@ -33,6 +34,12 @@ int onEachIsa(const char* program, const char* flag) {
 int main(int argc, char** argv) {
   const std::string flag = argc > 1 ? argv[1] : "";
   if ((flag == "--check" || flag == "--check-casts") && !getenv("FP8_ISA")) return onEachIsa(argv[0], argv[1]);
+  if (flag == "--bench") {
+    printf("%s\n", isaName(isa()));
+    check::benchOps();
+    check::benchAdamW();
+    return 0;
+  }
   if (flag == "--check") {
     check::checkCasts();
     check::checkElementwise();

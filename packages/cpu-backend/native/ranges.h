@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "huge.h"
 #include "threads.h"
 
 namespace fp8lm {
@@ -56,9 +57,8 @@ struct RowChunks {
 
 /// A float buffer of this thread, at least n long, kept between calls.
 inline float* scratchFloats(size_t n) {
-  static thread_local std::vector<float> buffer;
-  if (buffer.size() < n) buffer.resize(n);
-  return buffer.data();
+  static thread_local HugeBuffer buffer;
+  return reinterpret_cast<float*>(buffer.atLeast(n * sizeof(float)));
 }
 
 /// Runs f(thread, partial, begin, end) on each chunk of rows, `partial` being `width` floats of the chunk's own (not

@@ -486,6 +486,10 @@ FP8_INLINE F32 firstLanes(F32 x, int64_t count) {
   return load(lanes);
 }
 
+/// Asks for the line `bytes` ahead of p. The hardware's own prefetch stops at each 4 KiB, which halves the speed of a loop
+/// over few streams.
+FP8_INLINE void prefetch(const void* p, int64_t bytes = 2048) { __builtin_prefetch(static_cast<const char*>(p) + bytes); }
+
 // --- reductions over the lanes, in one order on every instruction set ---------------------------------------------------
 FP8_INLINE float sumLanes(F32 x) {
   float y[kLanes];

@@ -1,7 +1,6 @@
 // Checks of the cast group against scalar code written from the contract. Everything here is bit-exact.
 #pragma once
 #include "../../../fp8-kernels/native/philox.h"
-#include "../vec.h"
 #include "check.h"
 
 namespace check {
@@ -98,7 +97,7 @@ inline void checkCasts() {
             sums.push_back(s0.value(c));
             for (int64_t k = 0; k < rows; k++) sums.back() += x.value(k * dim + c);
           }
-          std::vector<uint8_t> first;
+          Bytes first;
           forThreads([&] {
             for (int with = 0; with < 3; with++) {
               Box y(y0), want(y0), s(s0);

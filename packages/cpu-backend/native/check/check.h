@@ -13,6 +13,9 @@
 #include "../../../fp8-kernels/native/kernels.gen.h"
 #include "../../../fp8-kernels/native/tensor.h"
 #include "../threads.h"
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 namespace check {
 using namespace fp8lm;
@@ -42,10 +45,29 @@ struct Random {
   }
 };
 
+/// Puts vectors of 2 MiB and more on huge pages, as the backend's own tensors are.
+template <class T> struct HugePages {
+  using value_type = T;
+  HugePages() = default;
+  template <class U> HugePages(const HugePages<U>&) {}
+  T* allocate(size_t n) {
+    const size_t page = n * sizeof(T) >= (2u << 20) ? 2u << 20 : 64;
+    void* const p = std::aligned_alloc(page, (n * sizeof(T) + page - 1) / page * page);
+#if defined(__linux__)
+    if (page > 64) madvise(p, n * sizeof(T), MADV_HUGEPAGE);
+#endif
+    return static_cast<T*>(p);
+  }
+  void deallocate(T* p, size_t) { std::free(p); }
+  template <class U> bool operator==(const HugePages<U>&) const { return true; }
+  template <class U> bool operator!=(const HugePages<U>&) const { return false; }
+};
+using Bytes = std::vector<uint8_t, HugePages<uint8_t>>;
+
 /// A tensor with its bytes between guards, filled with 0xcd.
 struct Box {
   static constexpr int kGuard = 64;
-  std::vector<uint8_t> bytes;
+  Bytes bytes;
   float block[kScaleBlock] = {1, 1, 0, 0};
   Tensor t{nullptr, 0, DType::f32, nullptr};
   Box(DType type, int64_t n, int misalign = 0) {

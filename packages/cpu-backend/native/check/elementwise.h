@@ -148,7 +148,7 @@ inline void checkNorms() {
                 dx.push_back((mix == 3 ? 0 : residual.value(k * dim + c)) + (g - (layer ? g1 : 0) - xhat[size_t(k * dim + c)] * g2) * inverse[size_t(k)]);
               }
             }
-            std::vector<uint8_t> first;
+            Bytes first;
             forThreads([&] {
               Box out(residual), gw(dw0), gb(db0);  // residual may be dx
               const Tensor res = mix == 3 ? Tensor{} : out.t;

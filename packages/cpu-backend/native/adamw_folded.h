@@ -1,0 +1,106 @@
+// AdamW at speed: the same bits as math::adamwUpdate with fewer instructions, for scales that are powers of two.
+//
+// Decoding multiplies the stored value by scaleInv, and the update multiplies the result by a constant: b1 * (m * inv). If
+// inv is a power of two and nothing leaves the normal range, m * inv is exact and so is b1 * inv, and (b1 * inv) * m rounds
+// the same real number once: the same bits for one multiplication less. `foldable` states the ranges: the smallest stored
+// value (2^-24 for f16) times inv stays normal. The gradient's scale may be anything: auto-scaling multiplies it by mu.
+//
+// Casts leave out NaN and range, since a pass whose guessed scales or values turn out wrong is undone (adamw.cc): p sees
+// every NaN and infinity (m or v NaN makes u NaN; m infinite makes u infinite or NaN) but for v = inf, which its own amax
+// shows, and e4m3 NaN codes, which NanWatch sees.
+#pragma once
+#include "adamw.h"
+#include "group.h"
+
+namespace fp8lm::FP8_VEC {
+
+/// As for the general forms; `apply` writes without measuring.
+enum class Folded { update, apply, moments };
+
+inline bool isPowerOfTwo(float x) {
+  const uint32_t u = fp8lm::bitsOf(x);
+  return (u & 0x7fffffu) == 0 && u >= (uint32_t(127 - 80) << 23) && u <= (uint32_t(127 + 80) << 23);
+}
+
+FP8_INLINE bool foldable(const AdamWJob& j) {
+  const math::AdamWStep& s = j.step;
+  return isPowerOfTwo(j.p.inv) && isPowerOfTwo(j.m.inv) && isPowerOfTwo(j.v.inv) && j.gradInv >= 0x1p-80f && j.gradInv <= 0x1p80f &&
+         s.beta1 >= 0x1p-10f && s.beta2 >= 0x1p-10f && s.decay >= 0x1p-10f;
+}
+
+template <class W, class P, class G, class M, class V, Folded form>
+AdamWStats foldedRange(const AdamWJob& job, int64_t begin, int64_t end) {
+  const math::AdamWStep& s = job.step;
+  P* const p = static_cast<P*>(job.p.data);
+  M* const m = static_cast<M*>(job.m.data);
+  V* const v = static_cast<V*>(job.v.data);
+  const G* const grad = static_cast<const G*>(job.grad);
+  const F32 gradInv(job.gradInv * rawFactor<G>), clip(s.clip), oneMinusBeta1(s.oneMinusBeta1), oneMinusBeta2(s.oneMinusBeta2);
+  const F32 beta1(s.beta1 * (job.m.inv * rawFactor<M>)), beta2(s.beta2 * (job.v.inv * rawFactor<V>));
+  const F32 decay(s.decay * (job.p.inv * rawFactor<P>)), rootCorrection2(s.rootCorrection2), eps(s.eps), step(s.step);
+  const F32 pScale(job.p.scale), mScale(job.m.scale), vScale(job.v.scale), wFactor(job.masterInv * rawFactor<P>), wScale(job.wScale);
+  NanWatch<P> nanP;
+  NanWatch<G> nanG;
+  NanWatch<M> nanM;
+  NanWatch<V> nanV;
+  AmaxSink largestP, largestM, largestV;    // with NaN as the largest
+  MagnitudeSink magnitudeM, magnitudeV;
+  for (int64_t i = begin; i < end; i += kGroup) {
+    for (size_t k = 0; k < sizeof(G); k++) prefetch(grad + i, int64_t(2048 + 64 * k));
+    for (size_t k = 0; k < sizeof(M); k++) prefetch(m + i, int64_t(2048 + 64 * k));
+    for (size_t k = 0; k < sizeof(V); k++) prefetch(v + i, int64_t(2048 + 64 * k));
+    const Group g0 = loadGroup(grad + i, nanG), m0 = loadGroup(m + i, nanM), v0 = loadGroup(v + i, nanV);
+    Group m1, v1, p1;
+    for (int k = 0; k < 4; k++) {
+      F32 g = g0.v[k];
+      if constexpr (isScaled<G>) g = g * gradInv;
+      g = g * clip;
+      m1.v[k] = m0.v[k] * beta1 + oneMinusBeta1 * g;
+      v1.v[k] = v0.v[k] * beta2 + oneMinusBeta2 * (g * g);
+    }
+    if constexpr (form == Folded::moments) {
+      for (int k = 0; k < 4; k++) largestM.put(m1.v[k]), largestV.put(v1.v[k]);
+    } else {
+      for (size_t k = 0; k < sizeof(P); k++) prefetch(p + i, int64_t(2048 + 64 * k));
+      const Group p0 = loadGroup(p + i, nanP);
+      for (int k = 0; k < 4; k++) {
+        const F32 u = m1.v[k] / (sqrt(v1.v[k]) * rootCorrection2 + eps);
+        p1.v[k] = p0.v[k] * decay - step * u;
+      }
+      if constexpr (form == Folded::update) {
+        const bool stream = job.stream;
+        copyGroup<P>(static_cast<P*>(job.p.undo) + i, p + i, stream);
+        copyGroup<M>(static_cast<M*>(job.m.undo) + i, m + i, stream);
+        copyGroup<V>(static_cast<V*>(job.v.undo) + i, v + i, stream);
+        for (int k = 0; k < 4; k++) {
+          largestP.put(p1.v[k]);
+          if constexpr (isScaled<M>) magnitudeM.put(m1.v[k]);
+          if constexpr (isScaled<V>) magnitudeV.put(v1.v[k]);
+        }
+      }
+      for (int k = 0; k < 4; k++) {
+        if constexpr (isScaled<P>) p1.v[k] = p1.v[k] * pScale;
+        if constexpr (isScaled<M>) m1.v[k] = m1.v[k] * mScale;
+        if constexpr (isScaled<V>) v1.v[k] = v1.v[k] * vScale;
+      }
+      storeGroup(m + i, m1);
+      storeGroup(v + i, v1);
+      storeGroup(p + i, p1);
+      if constexpr (!isSame<W, Nowhere>) {
+        Group stored = loadGroup(p + i, nanP);
+        for (int k = 0; k < 4; k++) {
+          if constexpr (isScaled<P>) stored.v[k] = stored.v[k] * wFactor;
+          if constexpr (isScaled<W>) stored.v[k] = stored.v[k] * wScale;
+        }
+        storeGroup(static_cast<W*>(job.w) + i, stored);
+      }
+    }
+  }
+  constexpr uint32_t kNaN = 0x7fc00000u;
+  AdamWStats stats{uint32_t(maxLanes(largestP.bits)), uint32_t(maxLanes(largestM.bits)), uint32_t(maxLanes(largestV.bits))};
+  if (form == Folded::update) stats.m = magnitudeM.bits(), stats.v = magnitudeV.bits();
+  if (nanP.seen() || nanG.seen() || nanM.seen() || nanV.seen()) stats.p = stats.m = stats.v = kNaN;
+  return stats;
+}
+
+}  // namespace fp8lm::FP8_VEC
