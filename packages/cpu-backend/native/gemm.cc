@@ -1,19 +1,24 @@
 // The GEMM driver: which thread computes what, which block is packed when, and where sums wait.
 //
-//   for each chunk of M                       so that all of its packed A stays within kChunkBytes
-//     all threads pack A (the chunk, all of K) into one shared buffer; barrier
-//     each thread, for its rows and columns (a grid of threads over C; no more barriers):
-//       for each block of N  (NC columns)     B block KC x NC: half of the L2 cache
-//         for each block of K  (KC)
-//           pack the B block into the thread's own buffer      B is packed once, straight into the L2 that uses it
-//           for each A panel  (mr x KC)       24 KB, stays in the L1 cache
-//             for each B panel  (KC x nr)     streams from L2
-//               micro-kernel: mr x nr tile, sums so far added from `partial` if this is not the first K block
-//               last K block: epilogue from the tile to C
+//   a grid of threads over C; each thread, for its rows and columns:
+//     for each block of N  (NC columns)     the B block KC x NC fills 0.6 of the L2 cache (2 MB: 384 columns)
+//       for each block of K  (KC)
+//         pack the B block into the thread's own buffer        once for each element, straight into the L2 that uses it
+//         for each A panel  (mr x KC)       24 KB, streamed from L2 while the next one is prefetched
+//           for each B panel  (KC x nr)     147 KB, streamed from L2
+//             micro-kernel: mr x nr tile, sums so far added from `partial` if this is not the first K block
+//             last K block: epilogue from the tile to C
 //
-// KC = 768 steps at most (balanced over the blocks). Between K blocks raw float sums wait in `partial`, tile after tile;
-// a tile is touched once in KC * mr * nr multiply-adds, so it may live in any cache. It is private to the thread.
-// Two threads with 2 MB of L2 each: packing takes 1/(2 * 60) of the multiply-adds' time for 1000 rows of A.
+// A is packed in one of two ways, whichever costs less (planFor):
+//   shared: all threads pack all of A once into one buffer beyond L2, a barrier, and no more barriers. M is cut into
+//     chunks so that the buffer stays within kChunkBytes.
+//   own: a thread packs the 16 (to 64) rows it is about to use, into a buffer that stays in L2, again for each block of
+//     N. Their source is prefetched during the micro-kernel calls before. Best when N is narrow; needs no barrier.
+//
+// KC is 768 steps at most, balanced over the blocks: two operands stream from L2 at 19 bytes a cycle, which the core
+// sustains, and long panels make the tile's load, store and epilogue rare. Blocks small enough for L1 were no faster.
+// Between K blocks raw float sums wait in `partial`, tile after tile; a tile is touched once in KC * mr * nr
+// multiply-adds, so it may live in any cache.
 //
 // Few rows (m <= 4) skip all this: see gemm_skinny.h.
 #include "gemm.h"
@@ -37,32 +42,45 @@ namespace {
 constexpr int64_t kMaxSteps = 768, kChunkBytes = int64_t(64) << 20, kHugePage = int64_t(2) << 20;
 constexpr int64_t kSerialWork = 1 << 18;  // multiply-adds below which waking other threads does not pay
 constexpr int kSkinnyRows = 4;
+// Packing one element costs as much time as this many multiply-adds (measured, AVX-512): into L2, into the shared buffer
+// beyond L2, into a buffer that is reused at once.
+constexpr double kCostB = 14, kCostSharedA = 26, kCostOwnA = 10;
 constexpr int64_t kTileFloats = 512;  // room for the largest mr x nr
 
 constexpr int64_t ceilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/// A thread's own memory, kept from call to call and only ever grown.
+/// A thread's own memory, kept from call to call and only ever grown. Mapped afresh, so that the kernel can back all of
+/// it with huge pages: scattered small pages collide in the L2 cache (see docs/log.md).
 class Buffer {
  public:
-  ~Buffer() { std::free(data); }
+  ~Buffer() { drop(); }
   template <class T> T* atLeast(int64_t count) {
-    const int64_t bytes = ceilDiv(count * int64_t(sizeof(T)), kHugePage) * kHugePage;
+    const size_t bytes = size_t(ceilDiv(count * int64_t(sizeof(T)), kHugePage) * kHugePage);
     if (bytes > size) {
-      std::free(data);
-      size = 0;
-      data = std::aligned_alloc(size_t(kHugePage), size_t(bytes));
-      if (!data) throw std::bad_alloc();
-#if defined(MADV_HUGEPAGE)
-      madvise(data, size_t(bytes), MADV_HUGEPAGE);
-#endif
+      drop();
+      mapped = mmap(nullptr, bytes + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      if (mapped == MAP_FAILED) {
+        mapped = nullptr;
+        throw std::bad_alloc();
+      }
       size = bytes;
+      data = reinterpret_cast<char*>(ceilDiv(int64_t(reinterpret_cast<intptr_t>(mapped)), kHugePage) * kHugePage);
+#if defined(MADV_HUGEPAGE)
+      madvise(data, size, MADV_HUGEPAGE);
+#endif
     }
-    return static_cast<T*>(data);
+    return reinterpret_cast<T*>(data);
   }
 
  private:
-  void* data = nullptr;
-  int64_t size = 0;
+  void* mapped = nullptr;
+  char* data = nullptr;
+  size_t size = 0;
+  void drop() {
+    if (mapped) munmap(mapped, size + kHugePage);
+    mapped = nullptr;
+    size = 0;
+  }
 };
 
 thread_local Buffer sharedA, ownB, ownPartial, skinnyRows, skinnySums;
@@ -116,8 +134,9 @@ struct Amax {
   }
 };
 
-struct Grid {
-  int m, n;  // threads over rows and over columns of C; m * n <= threads
+struct Plan {
+  int m, n;     // threads over rows and over columns of C; m * n <= threads
+  bool shareA;  // A is packed once for all threads, else by each thread when it needs it
 };
 
 struct Problem {
@@ -146,28 +165,31 @@ struct Problem {
     const int64_t panelBytes = std::max<int64_t>(1, kBlocks * steps * t.mr * 4);
     chunkPanels = std::min(mPanels, std::max<int64_t>(16, kChunkBytes / panelBytes));
     chunkPanels += chunkPanels % 2;  // packing fills panels in pairs
-    blockPanels = std::max<int64_t>(2, l2Bytes() / 2 / std::max<int64_t>(1, steps * t.nr * 4));
+    blockPanels = std::max<int64_t>(2, int64_t(double(l2Bytes()) * 0.6) / std::max<int64_t>(1, steps * t.nr * 4));
   }
 
   int64_t kBegin(int64_t block) const { return block * steps * t.kUnit; }
   int64_t kCount(int64_t block) const { return std::min(g.k - kBegin(block), steps * t.kUnit); }
   int64_t stepCount(int64_t block) const { return ceilDiv(kCount(block), t.kUnit); }
 
-  /// The grid with the least work for the busiest thread: its tiles plus the B panels it packs, a packed element counted
-  /// as 24 multiply-adds. Ties go to splitting N, which packs nothing twice.
-  Grid gridFor(int threads) const {
-    Grid grid{1, 1};
+  /// The plan with the least work for the busiest thread, in multiply-adds for each k: its tiles, the columns of B it
+  /// packs, and its share of A packed once for all, or all its rows for each of its blocks of N.
+  Plan planFor(int threads) const {
+    Plan plan{};
     double best = 0;
     for (int tm = 1; tm <= threads; ++tm) {
       const int tn = threads / tm;
-      const double columns = double(ceilDiv(nPanels, tn)) * t.nr;
-      const double cost = columns * (double(ceilDiv(mPanels, tm)) * t.mr + 24.0);
-      if (tm == 1 || cost < best) {
+      const int64_t panels = ceilDiv(nPanels, tn), blocks = ceilDiv(panels, blockPanels);
+      const double rows = double(ceilDiv(mPanels, tm)) * t.mr, columns = double(panels) * t.nr;
+      const double base = columns * (rows + kCostB);
+      for (const bool shareA : {true, false}) {
+        const double cost = base + (shareA ? double(mPanels * t.mr) / threads * kCostSharedA : rows * double(blocks) * kCostOwnA);
+        if (best > 0 && cost >= best) continue;
         best = cost;
-        grid = {tm, tn};
+        plan = {tm, tn, shareA};
       }
     }
-    return grid;
+    return plan;
   }
 
   /// Start of a panel of A within the chunk's buffer: block after block of K, each with all panels of the chunk.
@@ -188,30 +210,55 @@ struct Problem {
     }
   }
 
-  /// Rows [m0, m1) x columns [n0, n1) of C, in panels; `first` is the chunk's first panel.
-  void compute(int64_t first, int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
+  /// Shared A: the next panel, in as many calls as it takes.
+  Ahead panelAhead(const uint32_t* panel, int64_t count, int64_t call) const {
+    const int64_t bytes = count * t.mr * 4, step = count / 4 * 64;
+    return {reinterpret_cast<const char*>(panel) + bytes + std::min(call * step, bytes), 64, 16 * 64};
+  }
+
+  /// Own A: the source of the next group of rows (panel `next` on), read from L2 when it is packed: its lines are far
+  /// apart, and waiting for them one after the other made packing twice as slow.
+  Ahead sourceAhead(int64_t next, int64_t block, int64_t call) const {
+    const int64_t row = a.ld * bytesOf(a.kind), groups = stepCount(block) / 4 / 16 * call;
+    const char* base = a.at(std::min(next, mPanels - 1) * t.mr, kBegin(block));
+    if (a.alongK) return {base + std::min(groups * 64, kCount(block) * bytesOf(a.kind)), row, 64};
+    return {base + std::min(groups * 16, kCount(block)) * row, row, 16 * row};
+  }
+
+  /// Rows [m0, m1) x columns [n0, n1) of C, in panels; `first` is the first panel of the shared A, if there is one.
+  void compute(bool shareA, int64_t first, int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
     alignas(64) float tile[kTileFloats];
     const int64_t tileSize = t.mr * t.nr;
-    const int64_t widest = std::min(blockPanels, n1 - n0);
-    uint32_t* packedB = ownB.atLeast<uint32_t>(widest * steps * t.nr + 64);
+    const int64_t widest = ceilDiv(n1 - n0, ceilDiv(n1 - n0, blockPanels));
+    // A thread's own A panels are packed a cache line's worth of rows at a time when the source runs along M.
+    const int64_t group = shareA ? m1 - m0 : std::max<int64_t>(16, a.alongK ? 0 : 64 / bytesOf(a.kind)) / t.mr;
+    uint32_t* packedB = ownB.atLeast<uint32_t>((widest * t.nr + (shareA ? 0 : group * t.mr)) * steps + 64);
+    uint32_t* ownA = packedB + widest * t.nr * steps;
     float* partial = kBlocks > 1 ? ownPartial.atLeast<float>((m1 - m0) * widest * tileSize) : nullptr;
     uint32_t most = 0;
-    for (int64_t nb = n0; nb < n1; nb += blockPanels) {
-      const int64_t panels = std::min(blockPanels, n1 - nb), col = nb * t.nr, cols = std::min(panels * t.nr, g.n - col);
+    for (int64_t nb = n0; nb < n1; nb += widest) {
+      const int64_t panels = std::min(widest, n1 - nb), col = nb * t.nr, cols = std::min(panels * t.nr, g.n - col);
       for (int64_t block = 0; block < kBlocks; ++block) {
         const int64_t count = stepCount(block);
         const bool last = block + 1 == kBlocks;
         t.packB[b.kind][b.alongK](b.at(col, kBegin(block)), b.ld, cols, kCount(block), packedB);
-        for (int64_t i = m0; i < m1; ++i) {
-          const uint32_t* panel = panelA(block, i - first);
-          const int64_t row = i * t.mr;
-          const int rows = int(std::min<int64_t>(t.mr, g.m - row));
-          for (int64_t j = 0; j < panels; ++j) {
-            float* sums = partial ? partial + ((i - m0) * panels + j) * tileSize : nullptr;
-            t.micro(count, panel, packedB + j * count * t.nr, block > 0 ? sums : nullptr, last ? tile : sums);
-            if (last)
-              t.epilogue(out, tile, t.nr, row, col + j * t.nr, rows, std::min<int64_t>(t.nr, cols - j * t.nr),
-                         g.amax ? &most : nullptr);
+        for (int64_t i0 = m0; i0 < m1; i0 += group) {
+          const int64_t i1 = std::min(i0 + group, m1);
+          const uint32_t* panel = shareA ? panelA(block, i0 - first) : ownA;
+          if (!shareA)
+            t.packA[a.kind][a.alongK](a.at(i0 * t.mr, kBegin(block)), a.ld, std::min(i1 * t.mr, g.m) - i0 * t.mr,
+                                      kCount(block), ownA);
+          for (int64_t i = i0; i < i1; ++i, panel += count * t.mr) {
+            const int64_t row = i * t.mr;
+            const int rows = int(std::min<int64_t>(t.mr, g.m - row));
+            for (int64_t j = 0; j < panels; ++j) {
+              float* sums = partial ? partial + ((i - m0) * panels + j) * tileSize : nullptr;
+              t.micro(count, panel, packedB + j * count * t.nr, block > 0 ? sums : nullptr, last ? tile : sums,
+                      shareA ? panelAhead(panel, count, j) : sourceAhead(i1, block, (i - i0) * panels + j));
+              if (last)
+                t.epilogue(out, tile, t.nr, row, col + j * t.nr, rows, std::min<int64_t>(t.nr, cols - j * t.nr),
+                           g.amax ? &most : nullptr);
+            }
           }
         }
       }
@@ -220,24 +267,28 @@ struct Problem {
   }
 
   void work(int thread, int threads) {
-    const Grid grid = gridFor(threads);
-    const int tm = thread / grid.n, tn = thread % grid.n;
-    const int64_t n0 = splitBegin(nPanels, tn, grid.n), n1 = splitBegin(nPanels, tn + 1, grid.n);
-    for (int64_t first = 0; first < mPanels; first += chunkPanels) {
-      const int64_t count = std::min(chunkPanels, mPanels - first);
-      if (first > 0) barrier.wait(threads);
-      packChunk(first, count, thread, threads);
-      barrier.wait(threads);
-      if (tm >= grid.m) continue;
-      const int64_t m0 = first + splitBegin(count, tm, grid.m), m1 = first + splitBegin(count, tm + 1, grid.m);
-      if (m0 < m1 && n0 < n1) compute(first, m0, m1, n0, n1);
+    Plan plan = planFor(threads);
+    if (!packedA) plan.shareA = false;  // the pool shrank between run() and here
+    const int tm = thread / plan.n, tn = thread % plan.n;
+    const int64_t n0 = splitBegin(nPanels, tn, plan.n), n1 = splitBegin(nPanels, tn + 1, plan.n);
+    const int64_t chunk = plan.shareA ? chunkPanels : mPanels;
+    for (int64_t first = 0; first < mPanels; first += chunk) {
+      const int64_t count = std::min(chunk, mPanels - first);
+      if (plan.shareA) {
+        if (first > 0) barrier.wait(threads);
+        packChunk(first, count, thread, threads);
+        barrier.wait(threads);
+      }
+      if (tm >= plan.m) continue;
+      const int64_t m0 = first + splitBegin(count, tm, plan.m), m1 = first + splitBegin(count, tm + 1, plan.m);
+      if (m0 < m1 && n0 < n1) compute(plan.shareA, first, m0, m1, n0, n1);
     }
   }
 
   void run() {
     const int64_t multiplyAdds = g.m * g.n * std::max<int64_t>(g.k, 1);
     const int threads = int(std::max<int64_t>(1, std::min<int64_t>(numThreads(), multiplyAdds / kSerialWork)));
-    packedA = sharedA.atLeast<uint32_t>(kBlocks * steps * (chunkPanels + 1) * t.mr + 64);
+    if (planFor(threads).shareA) packedA = sharedA.atLeast<uint32_t>(kBlocks * steps * (chunkPanels + 1) * t.mr + 64);
     parallelRegion(threads, [this](int thread, int n) { work(thread, n); });
   }
 
@@ -270,7 +321,10 @@ struct Problem {
 const GemmKernels& activeKernels(bool computeF32) {
   if (const char* error = isaError()) throw std::runtime_error(error);
 #if defined(__x86_64__)
-  if (isa() == Isa::avx512) return preferDot() && !computeF32 ? gemmAvx512Dot() : gemmAvx512();
+  if (isa() == Isa::avx512) {
+    if (preferDot() && !computeF32) return gemmAvx512Dot();
+    return hasDot() ? gemmAvx512Bf16() : gemmAvx512();
+  }
   if (isa() == Isa::avx2) return gemmAvx2();
 #endif
   (void)computeF32;

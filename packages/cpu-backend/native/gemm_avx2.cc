@@ -12,12 +12,15 @@ struct Avx2 : Vec<8> {
   static FP8_INLINE F set1(float x) { return _mm256_set1_ps(x); }
   static FP8_INLINE F broadcast(const uint32_t* p) { return _mm256_set1_ps(get<float>(p)); }
   static FP8_INLINE F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
-  static FP8_INLINE F mac(F acc, F a, F b) { return _mm256_fmadd_ps(a, b, acc); }
+  static FP8_INLINE F mac(F acc, F a, F b) {  // in assembly for the reason given in gemm_simd_avx512.h
+    asm("vfmadd231ps %2, %1, %0" : "+x"(acc) : "x"(a), "x"(b));
+    return acc;
+  }
   static FP8_INLINE U widen(B b) { return (U)_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)b)); }
   static FP8_INLINE F fromF16(H h) { return _mm256_cvtph_ps((__m128i)h); }
   static FP8_INLINE H toF16(F v) { return (H)_mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
-  static FP8_INLINE H upperHalves(U u) {
-    const __m256i words = _mm256_srli_epi32((__m256i)u, 16);
+  static FP8_INLINE H toBf16(F v) {
+    const __m256i words = _mm256_srli_epi32((__m256i)roundBits(v), 16);
     return (H)_mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(words, words), 0x08));
   }
 

@@ -77,7 +77,7 @@ std::vector<const GemmKernels*> variants() {
 #if defined(__x86_64__)
   if (bestIsa() >= Isa::avx2) all.push_back(&gemmAvx2());
   if (bestIsa() >= Isa::avx512) all.push_back(&gemmAvx512());
-  if (hasDot()) all.push_back(&gemmAvx512Dot());
+  if (hasDot()) all.push_back(&gemmAvx512Bf16()), all.push_back(&gemmAvx512Dot());
 #endif
   return all;
 }
@@ -259,7 +259,8 @@ double peakRate() {
   return flops / (now() - start) / 1e9;
 }
 
-/// Times all forms of one shape and the peak in turns, `rounds` times; prints medians and their ratio to the peak's.
+/// Times all forms of one shape and the peak in turns, `rounds` times; prints medians and their ratio to the peak's, and
+/// the ratio of the best rates.
 void bench(int64_t m, int64_t n, int64_t k, double seconds) {
   const DType f = DType::f32, h = DType::bf16, p = DType::e4m3, q = DType::e5m2;
   const Bench all[] = {
@@ -324,7 +325,8 @@ void bench(int64_t m, int64_t n, int64_t k, double seconds) {
   std::printf("M %ld N %ld K %ld, %d threads, peak median %.1f GFLOP/s (max %.1f), %zu rounds\n", long(m), long(n), long(k),
               numThreads(), median(peaks), *std::max_element(peaks.begin(), peaks.end()), runs[0].rate.size());
   for (size_t i = 0; i < runs.size(); ++i)
-    std::printf("  %-18s %7.1f GFLOP/s  %.3f of peak%s\n", all[i].name, median(runs[i].rate), median(runs[i].ratio),
+    std::printf("  %-18s %7.1f GFLOP/s  %.3f of peak (best %.3f)%s\n", all[i].name, median(runs[i].rate), median(runs[i].ratio),
+                *std::max_element(runs[i].rate.begin(), runs[i].rate.end()) / *std::max_element(peaks.begin(), peaks.end()),
                 i % 2 && i < 6 ? ("  " + std::to_string(median(runs[i].toBf16)).substr(0, 5) + " of bf16").c_str() : "");
 }
 

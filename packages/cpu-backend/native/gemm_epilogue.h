@@ -18,9 +18,9 @@ template <class S> struct CType<S, DType::bf16> {
   using T = uint16_t;
   static FP8_INLINE typename S::F load(const T* p) { return S::fromBf16(S::template get<typename S::H>(p)); }
   static FP8_INLINE typename S::F store(T* p, typename S::F v) {
-    const typename S::U bits = S::roundBits(v);
-    S::put(p, S::upperHalves(bits));
-    return (typename S::F)(bits & 0xffff0000u);
+    const typename S::H h = S::toBf16(v);
+    S::put(p, h);
+    return S::fromBf16(h);
   }
 };
 template <class S> struct CType<S, DType::f16> {

@@ -7,7 +7,6 @@ namespace fp8lm {
 namespace {
 
 struct Generic : Vec<4> {
-  static FP8_INLINE H upperHalves(U u) { return __builtin_convertvector(u >> 16, H); }
   static FP8_INLINE void transpose(F* r) {
     const F a = __builtin_shufflevector(r[0], r[1], 0, 4, 1, 5), b = __builtin_shufflevector(r[2], r[3], 0, 4, 1, 5);
     const F c = __builtin_shufflevector(r[0], r[1], 2, 6, 3, 7), d = __builtin_shufflevector(r[2], r[3], 2, 6, 3, 7);

@@ -37,12 +37,20 @@ struct Skinny {
 };
 using SkinnyFn = void (*)(const Skinny&, int64_t begin, int64_t end);
 
+/// What a micro-kernel call prefetches into L2, a line for every four steps: 16 lines `row` bytes apart, then the next 16
+/// `group` bytes on. Addresses need not be valid.
+struct Ahead {
+  const char* base;
+  int64_t row, group;
+};
+
 struct GemmKernels {
   const char* name;
   int mr, nr, kUnit;
   PackFn packA[kKinds][2], packB[kKinds][2];  // [1]: the source is contiguous along K
   /// out = in + A panel * B panel over `dwords` steps; tiles are mr x nr floats; in may be null (zero) or equal to out.
-  void (*micro)(int64_t dwords, const uint32_t* a, const uint32_t* b, const float* in, float* out);
+  void (*micro)(int64_t dwords, const uint32_t* a, const uint32_t* b, const float* in, float* out,
+                const Ahead& ahead);
   /// Writes rows x cols of a tile (row stride `stride`) to C at (row, col); amax, unless null, gathers the bits of max |C|.
   void (*epilogue)(const Epilogue&, const float* tile, int64_t stride, int64_t row, int64_t col, int rows, int64_t cols,
                    uint32_t* amax);
@@ -54,6 +62,7 @@ const GemmKernels& gemmGeneric();
 #if defined(__x86_64__)
 const GemmKernels& gemmAvx2();
 const GemmKernels& gemmAvx512();
+const GemmKernels& gemmAvx512Bf16();
 const GemmKernels& gemmAvx512Dot();
 #endif
 

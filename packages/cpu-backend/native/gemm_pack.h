@@ -4,7 +4,8 @@
 // W rows x W dwords are transposed in registers by shuffles, and only then expanded, lane by lane, to floats. So FP8 pays
 // a quarter of the shuffles that floats pay, and every load takes a whole cache line of its row, which keeps row strides
 // of a power of two (W lines in the same L1 set) from thrashing.
-// MN-contiguous sources are decoded as they lie, kBlock rows of k at a time for one group of W columns after the other.
+// MN-contiguous sources are decoded as they lie, a cache line of columns for kBlock rows of k, then the next line: rows
+// are often a multiple of 2 KB apart, where the lines of 32 rows overflow their L1 set and must not be visited twice.
 // Ragged ends are copied to a zeroed corner on the stack first: one code path, and padding is zero.
 #pragma once
 #include "gemm_simd.h"
@@ -18,6 +19,7 @@ template <class S, int P> struct PanelWriter {
   uint32_t* low;
   uint32_t* high;
 
+  PanelWriter() = default;
   /// For group `g` of W lanes; panels are `dwords` long in k.
   PanelWriter(uint32_t* panels, int64_t g, int64_t dwords, int64_t lanes) {
     if constexpr (halves) {
@@ -101,29 +103,36 @@ void packAlongK(const void* source, int64_t ld, int64_t mn, int64_t k, uint32_t*
 template <class S, Kind kind, int P>
 void packAlongMn(const void* source, int64_t ld, int64_t mn, int64_t k, uint32_t* panels) {
   using F = typename S::F;
-  constexpr int W = S::width, unit = S::kUnit;
+  constexpr int W = S::width, unit = S::kUnit, per = perLine(kind);
   constexpr int64_t bytes = bytesOf(kind), kBlock = 32;
   const char* base = static_cast<const char*>(source);
   const int64_t dwords = (k + unit - 1) / unit, rowBytes = ld * bytes;
   alignas(64) char corner[W * bytes];
   for (int64_t k0 = 0; k0 < k; k0 += kBlock) {
     const int64_t k1 = k0 + kBlock < k ? k0 + kBlock : k;
-    for (int64_t g = 0, groups = groupsOf<S, P>(mn); g < groups; ++g) {
-      const int64_t lanes = mn - g * W;
-      const PanelWriter<S, P> writer(panels, g, dwords, lanes);
+    for (int64_t g = 0, groups = groupsOf<S, P>(mn); g < groups; g += per) {
+      const int64_t lanes = mn - g * W, here = groups - g < per ? groups - g : per;
       const char* column = base + g * W * bytes;
-      const auto load = [&](int64_t kk) -> F {
+      PanelWriter<S, P> writers[per];
+      FP8_UNROLL for (int i = 0; i < per; ++i) writers[i] = PanelWriter<S, P>(panels, g + (i < here ? i : 0), dwords, lanes - i * W);
+      const auto load = [&](int64_t kk, F* out) __attribute__((always_inline)) {
         const char* p = column + kk * rowBytes;
-        if (lanes >= W) return loadElements<S, kind>(p);
-        memset(corner, 0, sizeof corner);
-        if (lanes > 0) memcpy(corner, p, size_t(lanes * bytes));
-        return loadElements<S, kind>(corner);
+        if (lanes >= per * W) return loadLine<S, kind>(p, out);
+        FP8_UNROLL for (int i = 0; i < per; ++i) {
+          const int64_t left = lanes - i * W;
+          if (left < W) memset(corner, 0, sizeof corner);
+          if (left > 0 && left < W) memcpy(corner, p + i * W * bytes, size_t(left * bytes));
+          out[i] = loadElements<S, kind>(left < W ? corner : p + i * W * bytes);
+        }
       };
       for (int64_t kk = k0; kk < k1; kk += unit) {
-        F steps[unit];
-        steps[0] = load(kk);
-        if constexpr (unit == 2) steps[1] = kk + 1 < k1 ? load(kk + 1) : S::zero();
-        writer.template writeSteps<unit>(kk, unit, steps);
+        F even[per], odd[per] = {};
+        load(kk, even);
+        if (unit == 2 && kk + 1 < k1) load(kk + 1, odd);
+        FP8_UNROLL for (int i = 0; i < per; ++i) {
+          const F steps[2] = {even[i], odd[i]};
+          if (i < here) writers[i].template writeSteps<unit>(kk, unit, steps);
+        }
       }
     }
   }

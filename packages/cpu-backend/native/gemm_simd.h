@@ -99,6 +99,14 @@ template <int W> struct Vec {
     }
   }
 
+  template <Kind kind> static FP8_INLINE void loadLineFp8(const void* p, F* out) {
+    FP8_UNROLL for (int i = 0; i < 4; ++i) {
+      const U top = widen(get<B>(static_cast<const char*>(p) + i * W)) << 24;
+      if constexpr (kind == kE4m3) out[i] = fromE4m3Top(top);
+      else out[i] = fromE5m2Top(top);
+    }
+  }
+
   // *** panels ***
   static FP8_INLINE void store(uint32_t* p, F v) { put(p, v); }
   /// The upper half first: the caller passes high == low to drop it.
@@ -133,6 +141,24 @@ template <class S, Kind kind> FP8_INLINE typename S::F loadElements(const void* 
     if constexpr (kind == kE4m3) return S::fromE4m3Top(top);
     else return S::fromE5m2Top(top);
   }
+}
+
+/// One vector register's worth of stored bytes (W * 4) holds this many vectors of W elements.
+constexpr int perLine(Kind kind) { return int(4 / bytesOf(kind)); }
+
+/// perLine(kind) vectors of floats from W * 4 consecutive bytes: a whole cache line in AVX-512.
+template <class S, Kind kind> FP8_INLINE void loadLine(const void* p, typename S::F* out) {
+  if constexpr (kind == kE4m3 || kind == kE5m2) S::template loadLineFp8<kind>(p, out);
+  else {
+    FP8_UNROLL for (int i = 0; i < perLine(kind); ++i)
+      out[i] = loadElements<S, kind>(static_cast<const char*>(p) + i * S::width * bytesOf(kind));
+  }
+}
+
+/// Four vectors of floats from 4 * W consecutive elements, a line at a time (fp8 decodes cheaper in bulk).
+template <class S, Kind kind> FP8_INLINE void loadFour(const void* p, typename S::F* out) {
+  constexpr int per = perLine(kind);
+  FP8_UNROLL for (int i = 0; i < 4; i += per) loadLine<S, kind>(static_cast<const char*>(p) + i * S::width * bytesOf(kind), out + i);
 }
 
 /// perDword(kind) vectors of floats from a vector of dwords, lowest element of each dword first.

@@ -14,20 +14,25 @@ struct Avx512 : Vec<16> {
   static FP8_INLINE F set1(float x) { return _mm512_set1_ps(x); }
   static FP8_INLINE F broadcast(const uint32_t* p) { return _mm512_set1_ps(get<float>(p)); }
   static FP8_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
-  static FP8_INLINE F mac(F acc, F a, F b) { return _mm512_fmadd_ps(a, b, acc); }
+  // In assembly so that the sum stays in its register: left to itself gcc 12 picks forms of the FMA that overwrite a
+  // factor, runs out of registers in the unrolled loop and spills.
+  static FP8_INLINE F mac(F acc, F a, F b) {
+    asm("vfmadd231ps %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b));
+    return acc;
+  }
   static FP8_INLINE U absMax(U amax, F v) {
     return (U)_mm512_max_epu32((__m512i)amax, (__m512i)((U)v & 0x7fffffffu));
   }
   static FP8_INLINE U widen(B b) { return (U)_mm512_cvtepu8_epi32((__m128i)b); }
   static FP8_INLINE F fromF16(H h) { return _mm512_cvtph_ps((__m256i)h); }
   static FP8_INLINE H toF16(F v) { return (H)_mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
-  static FP8_INLINE H upperHalves(U u) { return (H)_mm512_cvtepi32_epi16(_mm512_srli_epi32((__m512i)u, 16)); }
-  static FP8_INLINE U roundBits(F v) {
+    static FP8_INLINE U roundBits(F v) {
     const __m512i u = _mm512_castps_si512(v);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
     const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd);
     return (U)_mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), u, _mm512_set1_epi32(0x400000));
   }
+  static FP8_INLINE H toBf16(F v) { return (H)_mm512_cvtepi32_epi16(_mm512_srli_epi32((__m512i)roundBits(v), 16)); }
   static FP8_INLINE F roundBf16(F v) { return (F)(roundBits(v) & 0xffff0000u); }
 
   /// 32 codes, each in the top byte of its 16-bit word (the low byte is zero), to bf16. Normal codes need a shift and a
@@ -54,6 +59,15 @@ struct Avx512 : Vec<16> {
     out[1] = (F)(odd << 16);
     out[2] = (F)(even & 0xffff0000u);
     out[3] = (F)(odd & 0xffff0000u);
+  }
+
+  template <Kind kind> static FP8_INLINE void loadLineFp8(const void* p, F* out) {
+    FP8_UNROLL for (int i = 0; i < 2; ++i) {
+      const __m256i codes = _mm256_loadu_si256(static_cast<const __m256i*>(p) + i);
+      const __m512i words = wordsToBf16<kind>(_mm512_slli_epi16(_mm512_cvtepu8_epi16(codes), 8));
+      out[2 * i] = fromBf16((H)_mm512_castsi512_si256(words));
+      out[2 * i + 1] = fromBf16((H)_mm512_extracti64x4_epi64(words, 1));
+    }
   }
 
   static FP8_INLINE void storeHalves(uint32_t* low, uint32_t* high, F v) {

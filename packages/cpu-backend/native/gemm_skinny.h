@@ -31,11 +31,12 @@ template <class S, Kind kind, int M> void skinnyAlongK(const Skinny& s, int64_t 
     F acc[M][partial];
     FP8_UNROLL for (int i = 0; i < M * partial; ++i) acc[i / partial][i % partial] = S::zero();
     int64_t k = 0;
-    for (; k + partial * W <= s.k; k += partial * W) {
-      FP8_UNROLL for (int u = 0; u < partial; ++u) {
-        const F bv = loadElements<S, kind>(b + (k + u * W) * bytes);
+    for (; k + 4 * W <= s.k; k += 4 * W) {
+      F bv[4];
+      loadFour<S, kind>(b + k * bytes, bv);
+      FP8_UNROLL for (int u = 0; u < 4; ++u) {
         FP8_UNROLL for (int i = 0; i < M; ++i)
-          acc[i][u] = S::fma(S::template get<F>(s.rows[i] + k + u * W), bv, acc[i][u]);
+          acc[i][u % partial] = S::fma(S::template get<F>(s.rows[i] + k + u * W), bv[u], acc[i][u % partial]);
       }
     }
     for (; k < s.k; k += W) {
@@ -68,21 +69,23 @@ template <class S, Kind kind, int M> void skinnyAlongN(const Skinny& s, int64_t 
     FP8_UNROLL for (int i = 0; i < M * NV; ++i) acc[i / NV][i % NV] = S::zero();
     const char* b = static_cast<const char*>(s.b) + n * bytes;
     for (int64_t k = 0; k < s.k; ++k, b += s.ld * bytes) {
-      FP8_UNROLL for (int j = 0; j < NV; ++j) {
-        const F bv = load(b, j);
-        FP8_UNROLL for (int i = 0; i < M; ++i) acc[i][j] = S::fma(S::set1(s.rows[i][k]), bv, acc[i][j]);
+      F bv[NV];
+      load(b, bv);
+      FP8_UNROLL for (int i = 0; i < M; ++i) {
+        const F av = S::set1(s.rows[i][k]);
+        FP8_UNROLL for (int j = 0; j < NV; ++j) acc[i][j] = S::fma(av, bv[j], acc[i][j]);
       }
     }
     for (int i = 0; i < M; ++i) memcpy(s.out[i] + n, acc[i], size_t(count) * sizeof(float));
   };
   for (; n + NV * W <= end; n += NV * W)
-    columns(NV * W, [](const char* b, int j) { return loadElements<S, kind>(b + j * W * bytes); });
+    columns(NV * W, [](const char* b, F* out) __attribute__((always_inline)) { loadFour<S, kind>(b, out); });
   if (n < end) {
     alignas(64) char corner[NV * W * bytes] = {};
     const int64_t left = end - n;
-    columns(left, [&](const char* b, int j) {
-      if (j == 0) memcpy(corner, b, size_t(left * bytes));
-      return loadElements<S, kind>(corner + j * W * bytes);
+    columns(left, [&](const char* b, F* out) __attribute__((always_inline)) {
+      memcpy(corner, b, size_t(left * bytes));
+      loadFour<S, kind>(corner, out);
     });
   }
 }
