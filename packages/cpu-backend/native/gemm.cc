@@ -12,8 +12,8 @@
 // A is packed in one of two ways, whichever costs less (planFor):
 //   shared: all threads pack all of A once into one buffer beyond L2, a barrier, and no more barriers. M is cut into
 //     chunks so that the buffer stays within kChunkBytes.
-//   own: a thread packs the 16 (to 64) rows it is about to use, into a buffer that stays in L2, again for each block of
-//     N. Their source is prefetched during the micro-kernel calls before. Best when N is narrow; needs no barrier.
+//   own: a thread packs the 16 or 64 rows it is about to use, into a buffer that stays in L2, again for each block of N.
+//     Where it helps, their source is prefetched during the micro-kernel calls before. Best when N is narrow; no barrier.
 //
 // KC is 768 steps at most, balanced over the blocks: two operands stream from L2 at 19 bytes a cycle, which the core
 // sustains, and long panels make the tile's load, store and epilogue rare. Blocks small enough for L1 were no faster.
@@ -216,13 +216,13 @@ struct Problem {
     return {reinterpret_cast<const char*>(panel) + bytes + std::min(call * step, bytes), 64, 16 * 64};
   }
 
-  /// Own A: the source of the next group of rows (panel `next` on), read from L2 when it is packed: its lines are far
-  /// apart, and waiting for them one after the other made packing twice as slow.
+  /// Own A along K: the source of the next group of rows (panel `next` on), so that packing finds it in L2. Not along M:
+  /// there every line is on another page, and the page walks cost more than they save (measured).
   Ahead sourceAhead(int64_t next, int64_t block, int64_t call) const {
-    const int64_t row = a.ld * bytesOf(a.kind), groups = stepCount(block) / 4 / 16 * call;
     const char* base = a.at(std::min(next, mPanels - 1) * t.mr, kBegin(block));
-    if (a.alongK) return {base + std::min(groups * 64, kCount(block) * bytesOf(a.kind)), row, 64};
-    return {base + std::min(groups * 16, kCount(block)) * row, row, 16 * row};
+    if (!a.alongK) return {base, 0, 0};
+    const int64_t groups = stepCount(block) / 4 / 16 * call, bytes = bytesOf(a.kind);
+    return {base + std::min(groups * 64, kCount(block) * bytes), a.ld * bytes, 64};
   }
 
   /// Rows [m0, m1) x columns [n0, n1) of C, in panels; `first` is the first panel of the shared A, if there is one.
@@ -230,8 +230,8 @@ struct Problem {
     alignas(64) float tile[kTileFloats];
     const int64_t tileSize = t.mr * t.nr;
     const int64_t widest = ceilDiv(n1 - n0, ceilDiv(n1 - n0, blockPanels));
-    // A thread's own A panels are packed a cache line's worth of rows at a time when the source runs along M.
-    const int64_t group = shareA ? m1 - m0 : std::max<int64_t>(16, a.alongK ? 0 : 64 / bytesOf(a.kind)) / t.mr;
+    // A source that runs along M has its k rows pages apart: taking 64 columns of each amortises the TLB miss.
+    const int64_t group = shareA ? m1 - m0 : (a.alongK ? 16 : 64) / t.mr;
     uint32_t* packedB = ownB.atLeast<uint32_t>((widest * t.nr + (shareA ? 0 : group * t.mr)) * steps + 64);
     uint32_t* ownA = packedB + widest * t.nr * steps;
     float* partial = kBlocks > 1 ? ownPartial.atLeast<float>((m1 - m0) * widest * tileSize) : nullptr;
