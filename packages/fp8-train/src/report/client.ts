@@ -29,7 +29,7 @@ export const CLIENT = `
     const plot = new uPlot({
       width: host.clientWidth, height: height(), legend: { show: false }, cursor: { points: { show: false } },
       scales: { x: { time: false }, y: chart.log ? { distr: 3 } : chart.range ? { range: (u, min, max) => { const on = u.scales.x; const whole = on.min <= u.data[0][0] && on.max >= u.data[0][u.data[0].length - 1]; return whole ? chart.range : uPlot.rangeNum(min, max, 0.1, true); } } : {} },
-      axes: [Object.assign(axis(34), { values: (u, v) => v.map((x) => Number.isInteger(x) ? String(x) : '') }), Object.assign(axis(52), { values: (u, v) => v.map((x) => short(x) + (x == null || !chart.unit ? '' : ' ' + chart.unit)) })],
+      axes: [Object.assign(axis(34), { values: (u, v) => v.map((x) => Number.isInteger(x) ? String(x) : '') }), Object.assign(axis((u, texts) => 18 + 7 * Math.max(4, ...(texts || []).map((t) => t.length))), { values: (u, v) => v.map((x) => short(x) + (x == null || !chart.unit ? '' : ' ' + chart.unit)) })],
       series: [{ label: 'step' }, ...series], hooks: { setCursor: [show] },
     }, [chart.x, ...chart.y], host);
     plots.push([plot, host, height]);
