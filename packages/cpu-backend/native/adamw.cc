@@ -158,7 +158,7 @@ class Update {
       if (scaled(s->t)) writeScale(s->t, s->scale, {s->amax(), s->clamped});
     if (!(master_ && scaled(w_))) return;
     if (p_.finite()) writeScale(w_, wScale_, {storedAmax(p_), 0});
-    else quantize(w_, master_, Tensor{}, Tensor{}, n_, 0);
+    else quantize(w_, master_, Tensor{}, Tensor{}, Tensor{}, n_, 0);
   }
 
   Tensor w_, master_, grad_;

@@ -102,9 +102,16 @@ void cast(const Tensor& y, const Tensor& x, int64_t n, int64_t random) {
   if (scaled) writeScale(y, scale, stats);
 }
 
-void quantize(const Tensor& y, const Tensor& x, const Tensor& window, const Tensor& mu, int64_t n, int64_t random) {
+/// The amax that chooses a just-in-time scale: told by the caller, recorded by the cast that wrote x, or measured.
+static float amaxFor(const Tensor& x, const Tensor& known, int64_t n) {
+  if (known) return known.as<float>()[0];
+  if (x.scale && x.scale[kAmax] > 0.0f) return x.scale[kAmax];
+  return amaxOf(x, n);
+}
+
+void quantize(const Tensor& y, const Tensor& x, const Tensor& window, const Tensor& mu, const Tensor& known, int64_t n, int64_t random) {
   writeScaled(
-      y, window, mu ? mu.as<float>()[0] : 1.0f, [&] { return amaxOf(x, n); },
+      y, window, mu ? mu.as<float>()[0] : 1.0f, [&] { return amaxFor(x, known, n); },
       [&](float scale) { return castAll(y, x, scale, n, random); });
 }
 

@@ -27,6 +27,8 @@ export interface QuantizeArgs {
   window?: Tensor | null;
   /** in f32 [1] */
   mu?: Tensor | null;
+  /** in f32 [1] */
+  known?: Tensor | null;
   n: number;
   random: number;
 }
@@ -439,7 +441,7 @@ export interface Kernels {
   fill(args: FillArgs): void;
   /** to y's present scale, kept; counts saturation, records amax */
   cast(args: CastArgs): void;
-  /** scale * mu */
+  /** scale * mu; the amax is `known`, else the one x's block records, else measured */
   quantize(args: QuantizeArgs): void;
   /** sums += column sums of x (bias gradient) */
   quantize_rows(args: QuantizeRowsArgs): void;
@@ -521,6 +523,7 @@ export const kernelTable: Record<keyof Kernels, readonly KernelParam[]> = {
     { name: 'x', kind: 'tensor', access: 'in', dtypes: ['f32', 'bf16', 'f16', 'e4m3', 'e5m2'], optional: false, size: (a) => a.n },
     { name: 'window', kind: 'tensor', access: 'inout', dtypes: ['f32'], optional: true, size: () => 18 },
     { name: 'mu', kind: 'tensor', access: 'in', dtypes: ['f32'], optional: true, size: () => 1 },
+    { name: 'known', kind: 'tensor', access: 'in', dtypes: ['f32'], optional: true, size: () => 1 },
     { name: 'n', kind: 'int' },
     { name: 'random', kind: 'int' },
   ],
@@ -812,7 +815,7 @@ export function bindKernels(native: NativeKernels): Kernels {
   return {
     fill: (a) => native.fill(handle(a.y, 'fill: y'), a.n, a.value),
     cast: (a) => native.cast(handle(a.y, 'cast: y'), handle(a.x, 'cast: x'), a.n, a.random),
-    quantize: (a) => native.quantize(handle(a.y, 'quantize: y'), handle(a.x, 'quantize: x'), maybe(a.window), maybe(a.mu), a.n, a.random),
+    quantize: (a) => native.quantize(handle(a.y, 'quantize: y'), handle(a.x, 'quantize: x'), maybe(a.window), maybe(a.mu), maybe(a.known), a.n, a.random),
     quantize_rows: (a) => native.quantize_rows(handle(a.y, 'quantize_rows: y'), maybe(a.sums), handle(a.x, 'quantize_rows: x'), maybe(a.window), a.rows, a.dim, a.random),
     accumulate_fp8: (a) => native.accumulate_fp8(handle(a.y, 'accumulate_fp8: y'), handle(a.x, 'accumulate_fp8: x'), maybe(a.mu), a.n),
     amax: (a) => native.amax(handle(a.y, 'amax: y'), handle(a.x, 'amax: x'), a.n),

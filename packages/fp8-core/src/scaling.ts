@@ -63,13 +63,25 @@ export class ScalingState {
     }
   }
 
+  /**
+   * For measurements alone: ends the warm-up now, so that a step costs what it costs after the first 16.
+   * Call it after at least one step, when every window has a scale.
+   */
+  endWarmup(): void {
+    this.editSlots(windowSlot.count, windowSlot.length);
+  }
+
   /** Instead of `update` after a skipped step: forgets this step's amaxes; scales and histories stay. */
   discard(): void {
+    this.editSlots(windowSlot.amax, 0);
+  }
+
+  private editSlots(slot: number, value: number): void {
     for (const { windows } of this.blocks) {
       const values = new Float32Array(windows.size);
       const bytes = new Uint8Array(values.buffer);
       this.backend.read(windows.handle, bytes);
-      for (let i = windowSlot.amax; i < values.length; i += windowSlot.size) values[i] = 0;
+      for (let i = slot; i < values.length; i += windowSlot.size) values[i] = value;
       this.backend.write(windows.handle, bytes);
     }
   }

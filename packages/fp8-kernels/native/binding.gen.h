@@ -23,15 +23,16 @@ static napi_value call_cast(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_quantize(napi_env env, napi_callback_info info) {
-  Call call(env, info, "quantize", 6, 2);
-  const int64_t n = call.integer(4, "n");
-  const int64_t random = call.integer(5, "random");
+  Call call(env, info, "quantize", 7, 2);
+  const int64_t n = call.integer(5, "n");
+  const int64_t random = call.integer(6, "random");
   const Tensor y = call.tensor(0, "y", bit(DType::f16) | bit(DType::e4m3) | bit(DType::e5m2), double(n), false);
   const Tensor x = call.tensor(1, "x", bit(DType::f32) | bit(DType::bf16) | bit(DType::f16) | bit(DType::e4m3) | bit(DType::e5m2), double(n), false);
   const Tensor window = call.tensor(2, "window", bit(DType::f32), 18, true);
   const Tensor mu = call.tensor(3, "mu", bit(DType::f32), 1, true);
+  const Tensor known = call.tensor(4, "known", bit(DType::f32), 1, true);
   if (call.failed()) return nullptr;
-  call.run([&] { fp8lm::quantize(y, x, window, mu, n, random); });
+  call.run([&] { fp8lm::quantize(y, x, window, mu, known, n, random); });
   return nullptr;
 }
 

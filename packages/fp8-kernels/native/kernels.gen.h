@@ -7,8 +7,8 @@ namespace fp8lm {
 void fill(const Tensor& y, int64_t n, double value);
 /// to y's present scale, kept; counts saturation, records amax
 void cast(const Tensor& y, const Tensor& x, int64_t n, int64_t random);
-/// scale * mu
-void quantize(const Tensor& y, const Tensor& x, const Tensor& window, const Tensor& mu, int64_t n, int64_t random);
+/// scale * mu; the amax is `known`, else the one x's block records, else measured
+void quantize(const Tensor& y, const Tensor& x, const Tensor& window, const Tensor& mu, const Tensor& known, int64_t n, int64_t random);
 /// sums += column sums of x (bias gradient)
 void quantize_rows(const Tensor& y, const Tensor& sums, const Tensor& x, const Tensor& window, int64_t rows, int64_t dim, int64_t random);
 /// y = quantize(y + x), just in time, scale * mu

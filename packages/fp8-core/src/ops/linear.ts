@@ -124,9 +124,10 @@ function gradientOfOutput(dy: Tensor, layer: LinearLayer, rows: number, dim: num
 export function accumulateProduct(weight: Parameter, g: Tensor, a: Tensor, m: number, compute_f32: number): void {
   const { backend } = weight;
   const [n, k] = weight.shape;
-  const product = (c: Tensor, accumulate: boolean): void =>
+  const product = (c: Tensor, accumulate: boolean, amax: Tensor | null = null): void =>
     backend.kernels.gemm({
       c,
+      amax,
       a: g,
       b: a,
       m: n,
@@ -141,10 +142,16 @@ export function accumulateProduct(weight: Parameter, g: Tensor, a: Tensor, m: nu
   const { grad, accumulate } = weight.gradForAccumulation();
   if (grad.dtype === 'f32') return product(grad, accumulate);
   const exact = empty(backend, weight.shape, 'f32');
-  product(exact, false);
   const { mu } = weight;
-  if (accumulate) backend.kernels.accumulate_fp8({ y: grad, x: exact, mu, n: exact.size });
-  else backend.kernels.quantize({ y: grad, x: exact, mu, n: exact.size, random: 0 });
+  if (accumulate) {
+    product(exact, false);
+    backend.kernels.accumulate_fp8({ y: grad, x: exact, mu, n: exact.size });
+  } else {
+    // The product's epilogue has seen every element: its amax saves the cast a pass.
+    const known = empty(backend, [1], 'f32');
+    product(exact, false, known);
+    backend.kernels.quantize({ y: grad, x: exact, mu, known, n: exact.size, random: 0 });
+  }
 }
 
 /** The cast sites of a linear layer called `name`; null for recipes without FP8 products. */

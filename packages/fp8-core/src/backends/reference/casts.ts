@@ -31,8 +31,9 @@ export function cast({ y, x, n, random }: CellsOf<CastArgs>): void {
   else storePlain(y, values);
 }
 
-export function quantize({ y, x, window, mu, n, random }: CellsOf<QuantizeArgs>): void {
-  storeQuantized(y, load(x, n), window, mu ? f32Of(mu)[0] : 1, random);
+export function quantize({ y, x, window, mu, known, n, random }: CellsOf<QuantizeArgs>): void {
+  const recorded = x.scale && x.scale[scaleSlot.amax] > 0 ? x.scale[scaleSlot.amax] : null;
+  storeQuantized(y, load(x, n), window, mu ? f32Of(mu)[0] : 1, random, known ? f32Of(known)[0] : recorded);
 }
 
 export function quantize_rows({ y, sums, x, window, rows, dim, random }: CellsOf<QuantizeRowsArgs>): void {

@@ -93,22 +93,29 @@ export function previousScale(cell: Cell): number {
 }
 
 /** Just in time: the scale from the exact amax of the values. */
-export function storeJustInTime(cell: Cell, x: Float32Array, mu = 1, random = 0): void {
+export function storeJustInTime(cell: Cell, x: Float32Array, mu = 1, random = 0, known: number | null = null): void {
   const a = amaxOf(x);
-  storeScaled(cell, x, f(scaleFor(a, dtypes[cell.dtype].max, previousScale(cell)) * mu), a, random);
+  storeScaled(cell, x, f(scaleFor(known ?? a, dtypes[cell.dtype].max, previousScale(cell)) * mu), a, random);
 }
 
 /**
  * The cast of `quantize` and of every kernel that writes FP8. With a window the amax is recorded in it, and its scale is used
  * once it has seen 16 steps (delayed scaling); until then, and without a window, the scale is just in time.
  */
-export function storeQuantized(cell: Cell, x: Float32Array, window: Cell | null, mu = 1, random = 0): void {
-  if (!window) return storeJustInTime(cell, x, mu, random);
+export function storeQuantized(
+  cell: Cell,
+  x: Float32Array,
+  window: Cell | null,
+  mu = 1,
+  random = 0,
+  known: number | null = null,
+): void {
+  if (!window) return storeJustInTime(cell, x, mu, random, known);
   const a = amaxOf(x);
   const w = f32Of(window);
   if (a > w[windowSlot.amax]) w[windowSlot.amax] = a;
   let s = w[windowSlot.scale];
-  if (w[windowSlot.count] < windowSlot.length) s = scaleFor(a, dtypes[cell.dtype].max, s > 0 ? s : 1);
+  if (w[windowSlot.count] < windowSlot.length) s = scaleFor(known ?? a, dtypes[cell.dtype].max, s > 0 ? s : 1);
   storeScaled(cell, x, f(s * mu), a, random);
 }
 

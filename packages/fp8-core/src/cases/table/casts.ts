@@ -96,6 +96,15 @@ const quantizes: KernelCase[] = [
       n: 131,
       random: 0,
     })),
+    ...[0.5, 1e6, Number.POSITIVE_INFINITY, Number.NaN].map((known) =>
+      kernelCase('quantize', `${y}, an amax told by the caller: ${known}`, (r) => ({
+        y: output(y, 131, 2),
+        x: input('f32', r.normals(131)),
+        known: input('f32', [known]),
+        n: 131,
+        random: 0,
+      })),
+    ),
     kernelCase('quantize', `${y}, stochastic, key above 2^32`, (r) => ({
       y: output(y, 1003),
       x: input('f32', r.difficult(1003)),
