@@ -34,6 +34,8 @@ export interface StepResult {
   /** Medians over the measured steps. */
   tokensPerSecond: number;
   stepMs: number;
+  /** Mean, not median. */
+  meanMs: number;
   phases: Phases;
   /** Of the step's time; null where the backend keeps no profile. */
   outsideKernelsShare: number | null;
@@ -121,6 +123,7 @@ export function measureStep(options: StepOptions): StepResult {
     recipe,
     tokensPerSecond: ((batch * seq * gradAccum) / stepMs) * 1000,
     stepMs,
+    meanMs: total / steps,
     phases: {
       forward: phase('forward'),
       backward: phase('backward'),

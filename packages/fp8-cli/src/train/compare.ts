@@ -1,6 +1,5 @@
 import { join } from 'node:path';
 import pc from 'picocolors';
-import { measureStep } from '../bench/step.ts';
 import type { CompareOptions } from '../commands/compare.ts';
 import { continueText } from '../generate.ts';
 import { facts, note, print, printJson, table } from '../output.ts';
@@ -11,13 +10,13 @@ import {
   formatCount,
   formatLoss,
   loadModel,
-  modelConfigOf,
   type RunConfig,
   type RunSummary,
   recipes,
   runTraining,
   UserError,
 } from './fp8.ts';
+import { evaluations, Plan, TooSlow } from './plan.ts';
 import { Recorder } from './recorder.ts';
 import { type ReportedRun, writeRunReport } from './report.ts';
 import { RunFolder } from './run_folder.ts';
@@ -29,9 +28,6 @@ interface ComparedRun extends ReportedRun {
   seconds: number;
 }
 
-/** Evaluations of a run whose --eval-every was not given. */
-const evaluations = 10;
-
 /**
  * `fp8lm compare`.
  * @returns the exit code
@@ -40,15 +36,23 @@ const evaluations = 10;
 export async function compare(model: string | undefined, options: CompareOptions): Promise<number> {
   const names = recipeNames(options.recipes);
   const { config: base, name } = await resolveRun(model, options);
-  const steps = options.minutes === undefined ? base.steps : chooseSteps(base, names, options.minutes);
-  const evalEvery = options.evalEvery ?? Math.max(1, Math.round(steps / evaluations));
+  const plan = options.minutes === undefined ? null : new Plan(base, names, options.minutes);
   const stop = onStopSignal();
   const runs: ComparedRun[] = [];
   try {
-    for (const recipe of names) {
-      if (stop.signal.aborted) break;
+    for (let i = 0; i < names.length && !stop.signal.aborted; ) {
+      const recipe = names[i];
+      const steps = plan?.steps ?? base.steps;
+      const evalEvery = options.evalEvery ?? Math.max(1, Math.round(steps / evaluations));
       const out = base.out === null ? null : join(base.out, recipe);
-      runs.push(await trainOne({ name, config: { ...base, recipe, steps, evalEvery, out } }, options, stop));
+      const run = { name, config: { ...base, recipe, steps, evalEvery, out } };
+      try {
+        runs.push(await trainOne(run, options, stop, i === 0 ? plan : null));
+        i++;
+      } catch (error) {
+        if (!(error instanceof TooSlow)) throw error;
+        note(error.message);
+      }
     }
   } finally {
     stop.dispose();
@@ -67,47 +71,24 @@ function recipeNames(text: string): string[] {
   return names;
 }
 
-/** Steps that all recipes together do in about that time, by timing a few of each. */
-function chooseSteps(config: RunConfig, names: readonly string[], minutes: number): number {
-  const model = modelConfigOf(config);
-  const { device, batch, gradAccum, recompute, evalBatches } = config;
-  let perStep = 0;
-  for (const recipe of names) {
-    const shape = {
-      model,
-      preset: '',
-      recipe,
-      device,
-      batch,
-      seq: config.seq ?? model.maxSeqLen,
-      gradAccum,
-      recompute,
-    };
-    const { stepMs } = measureStep({ ...shape, steps: 1, warmup: 1 });
-    perStep += stepMs > 500 ? stepMs : measureStep({ ...shape, steps: 10, warmup: 2 }).stepMs;
-  }
-  // An evaluation's batch is a forward pass, about a third of a micro-batch.
-  const evaluating = ((evaluations + 1) * evalBatches) / (3 * gradAccum);
-  const possible = (minutes * 60_000) / perStep;
-  const steps = Math.max(2, possible > 3 * evaluating ? possible - evaluating : possible * 0.7);
-  // A multiple of the number of evaluations, so that they are evenly spread.
-  const rounded = steps < evaluations ? Math.floor(steps) : Math.floor(steps / evaluations) * evaluations;
-  note(
-    `a step takes ${(perStep / names.length).toFixed(1)} ms here; ${rounded} steps of each recipe fit into ${minutes} minutes`,
-  );
-  return rounded;
-}
-
-async function trainOne({ name, config }: ResolvedRun, options: CompareOptions, stop: Stop): Promise<ComparedRun> {
+async function trainOne(
+  { name, config }: ResolvedRun,
+  options: CompareOptions,
+  stop: Stop,
+  plan: Plan | null,
+): Promise<ComparedRun> {
   const recorder = new Recorder();
   const folder = config.out === null ? null : new RunFolder(config.out, config, recorder);
   const live = options.json ? null : new LiveView(name, config, config.recipe);
   const json = jsonView({ recipe: config.recipe });
   const start = performance.now();
+  let began = start; // without the preparation of data
   try {
     await runTraining(
       config,
       (event) => {
+        if (event.type === 'start') began = performance.now();
+        if (event.type === 'step') plan?.check(event.step, performance.now() - began);
         recorder.on(event);
         folder?.on(event);
         if (live) live.on(event);
