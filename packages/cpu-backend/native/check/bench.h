@@ -51,11 +51,11 @@ inline void benchOps() {
   line("fill f32", double(bytes(f)), [&] { fill(g.t, n, 1.0); });
   line("cast f32 to bf16", 6.0 * double(n), [&] { cast(b3.t, f.t, n, 0); });
   line("cast bf16 to f32", 6.0 * double(n), [&] { cast(g.t, b.t, n, 0); });
-  line("quantize bf16 to e4m3, delayed", 3.0 * double(n), [&] { quantize(e.t, b.t, window, none, n, 0); });
-  line("quantize bf16 to e4m3, just in time", 5.0 * double(n), [&] { quantize(e.t, b.t, none, none, n, 0); });
-  line("quantize f32 to e5m2, delayed", 5.0 * double(n), [&] { quantize(e5.t, f.t, window, none, n, 0); });
-  line("quantize f32 to f16, delayed", 6.0 * double(n), [&] { quantize(h.t, f.t, window, none, n, 0); });
-  line("quantize f32 to e4m3, stochastic", 5.0 * double(n), [&] { quantize(e.t, f.t, window, none, n, 1); });
+  line("quantize bf16 to e4m3, delayed", 3.0 * double(n), [&] { quantize(e.t, b.t, window, none, none, n, 0); });
+  line("quantize bf16 to e4m3, just in time", 5.0 * double(n), [&] { quantize(e.t, b.t, none, none, none, n, 0); });
+  line("quantize f32 to e5m2, delayed", 5.0 * double(n), [&] { quantize(e5.t, f.t, window, none, none, n, 0); });
+  line("quantize f32 to f16, delayed", 6.0 * double(n), [&] { quantize(h.t, f.t, window, none, none, n, 0); });
+  line("quantize f32 to e4m3, stochastic", 5.0 * double(n), [&] { quantize(e.t, f.t, window, none, none, n, 1); });
   line("quantize_rows bf16 to e5m2 with sums", 3.0 * double(n), [&] { quantize_rows(e5.t, sums.t, b.t, window, rows, dim, 0); });
   line("accumulate_fp8 e4m3 += f32", 11.0 * double(n), [&] { accumulate_fp8(e.t, f.t, none, n); });
   line("amax f32", 4.0 * double(n), [&] { amax(one.t, f.t, n); });

@@ -23,7 +23,7 @@ inline void outputs(int64_t n, double floor, const std::vector<double>& want, co
         Box y(t, n), ref(t, n);
         y.setScale(2.0f), ref.setScale(2.0f);
         op(y.t, Tensor{count < 0 ? nullptr : w, kWindowBlock, DType::f32, nullptr});
-        quantize(ref.t, exact.t, Tensor{count < 0 ? nullptr : w2, kWindowBlock, DType::f32, nullptr}, Tensor{}, n, 0);
+        quantize(ref.t, exact.t, Tensor{count < 0 ? nullptr : w2, kWindowBlock, DType::f32, nullptr}, Tensor{}, Tensor{}, n, 0);
         same("y fp8", y, ref);
         if (memcmp(w, w2, sizeof w)) fail("window");
       }
