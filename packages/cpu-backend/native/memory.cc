@@ -19,7 +19,7 @@
 namespace fp8lm::memory {
 namespace {
 
-constexpr size_t kHuge = size_t(2) << 20, kGuard = 64;
+constexpr size_t kHuge = size_t(2) << 20, kMapped = size_t(256) << 10, kGuard = 64;
 constexpr unsigned char kGuardByte = 0xa5;
 
 struct Pool {
@@ -44,20 +44,44 @@ size_t rounded(size_t bytes) {
   return bytes == 0 ? 64 : (bytes + step - 1) / step * step;
 }
 
+/// Blocks from kMapped on are mapped one by one, so that trim really returns them: malloc would keep what lies below a
+/// block still in use. From 2 MiB on they are huge-page aligned.
+void* fromSystem(size_t size) {
+#if defined(__linux__)
+  if (size >= kMapped) {
+    const size_t slack = size >= kHuge ? kHuge : 0;
+    void* const base = mmap(nullptr, size + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED) return nullptr;
+    char* data = static_cast<char*>(base);
+    if (slack) {
+      const size_t head = (kHuge - reinterpret_cast<uintptr_t>(data) % kHuge) % kHuge;
+      if (head) munmap(data, head);
+      data += head;
+      if (slack - head) munmap(data + size, slack - head);
+      madvise(data, size, MADV_HUGEPAGE);
+    }
+    return data;
+  }
+#endif
+  return std::aligned_alloc(64, size);
+}
+
+void toSystem(void* data, size_t size) {
+#if defined(__linux__)
+  if (size >= kMapped) {
+    munmap(data, size);
+    return;
+  }
+#endif
+  std::free(data);
+}
+
 void trimLocked(Pool& p) {
   for (auto& [size, blocks] : p.free) {
     p.stats.reserved -= int64_t(size * blocks.size());
-    for (void* b : blocks) std::free(b);
+    for (void* b : blocks) toSystem(b, size);
   }
   p.free.clear();
-}
-
-void* fromSystem(size_t size) {
-  void* data = std::aligned_alloc(size >= kHuge ? kHuge : 64, size >= kHuge ? (size + kHuge - 1) / kHuge * kHuge : size);
-#if defined(__linux__)
-  if (data && size >= kHuge) madvise(data, size, MADV_HUGEPAGE);
-#endif
-  return data;
 }
 
 }  // namespace
