@@ -10,7 +10,7 @@
 // shows, and e4m3 NaN codes, which NanWatch sees.
 #pragma once
 #include "adamw.h"
-#include "group.h"
+#include "sinks.h"
 
 namespace fp8lm::FP8_VEC {
 

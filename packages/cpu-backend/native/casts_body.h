@@ -10,10 +10,11 @@ CastStats castRange(void* y, const void* x, float scaleInv, float scale, int64_t
   const X* in = static_cast<const X*>(x);
   Sink<Y> sink(y, scale);
   const F32 inv(scaleInv);
-  forVectors(begin, end, [&](int64_t i, int64_t count) FP8_LAMBDA {
-    F32 v = loadAt(in, i, count);
-    if constexpr (isScaled<X>) v = v * inv;
-    sink.put(i, v, count);
+  emit(sink, begin, end, 0, [&](int64_t i, int64_t count) FP8_LAMBDA {
+    prefetch(in + i);
+    const F32 v = loadAt(in, i, count);
+    if constexpr (isScaled<X>) return v * inv;
+    else return v;
   });
   return sink.stats();
 }
@@ -72,8 +73,9 @@ float accumulateAmaxRange(const void* y, const void* x, float scaleInv, int64_t 
   const X* in = static_cast<const X*>(x);
   AmaxSink sink;
   const F32 inv(scaleInv);
-  forVectors(begin, end, [&](int64_t i, int64_t count) FP8_LAMBDA {
-    sink.put(loadAt(old, i, count) * inv + loadAt(in, i, count));
+  emit(sink, begin, end, 0, [&](int64_t i, int64_t count) FP8_LAMBDA {
+    prefetch(in + i);
+    return loadAt(old, i, count) * inv + loadAt(in, i, count);
   });
   return sink.amax();
 }
@@ -84,8 +86,9 @@ CastStats accumulateRange(void* y, const void* x, float scaleInv, float scale, i
   const X* in = static_cast<const X*>(x);
   Sink<Y> sink(y, scale);
   const F32 inv(scaleInv);
-  forVectors(begin, end, [&](int64_t i, int64_t count) FP8_LAMBDA {
-    sink.put(i, loadAt(old, i, count) * inv + loadAt(in, i, count), count);
+  emit(sink, begin, end, 0, [&](int64_t i, int64_t count) FP8_LAMBDA {
+    prefetch(in + i);
+    return loadAt(old, i, count) * inv + loadAt(in, i, count);
   });
   return sink.stats();
 }

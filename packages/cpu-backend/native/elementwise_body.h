@@ -8,6 +8,7 @@ namespace fp8lm::FP8_VEC {
 template <class Y, class A, class B>
 void addRange(void* y, const void* a, const void* b, int64_t begin, int64_t end) {
   forVectors(begin, end, [&](int64_t i, int64_t count) FP8_LAMBDA {
+    prefetch(static_cast<const A*>(a) + i), prefetch(static_cast<const B*>(b) + i);
     const F32 sum = loadAt(static_cast<const A*>(a), i, count) + loadAt(static_cast<const B*>(b), i, count);
     storeAt(static_cast<Y*>(y), i, sum, count);
   });
@@ -16,6 +17,7 @@ void addRange(void* y, const void* a, const void* b, int64_t begin, int64_t end)
 template <class Y, class X> void scaleRange(void* y, const void* x, float alpha, int64_t begin, int64_t end) {
   const F32 factor(alpha);
   forVectors(begin, end, [&](int64_t i, int64_t count) FP8_LAMBDA {
+    prefetch(static_cast<const X*>(x) + i);
     storeAt(static_cast<Y*>(y), i, loadAt(static_cast<const X*>(x), i, count) * factor, count);
   });
 }
@@ -23,8 +25,9 @@ template <class Y, class X> void scaleRange(void* y, const void* x, float alpha,
 template <class Out, class X>
 CastStats geluRange(void* y, const void* x, float scale, int64_t begin, int64_t end) {
   Out sink(y, scale);
-  forVectors(begin, end, [&](int64_t i, int64_t count) FP8_LAMBDA {
-    sink.put(i, math::gelu(loadAt(static_cast<const X*>(x), i, count)), count);
+  emit(sink, begin, end, 0, [&](int64_t i, int64_t count) FP8_LAMBDA {
+    prefetch(static_cast<const X*>(x) + i);
+    return math::gelu(loadAt(static_cast<const X*>(x), i, count));
   });
   return sink.stats();
 }
@@ -42,8 +45,8 @@ CastStats swigluRange(void* y, const void* x, float scale, int64_t begin, int64_
   Out sink(y, scale);
   for (int64_t r = begin; r < end; r++) {
     const X* const gate = static_cast<const X*>(x) + r * 2 * dim;
-    forVectors(0, dim, [&](int64_t c, int64_t count) FP8_LAMBDA {
-      sink.put(r * dim + c, math::silu(loadAt(gate, c, count)) * loadAt(gate + dim, c, count), count);
+    emit(sink, 0, dim, r * dim, [&](int64_t c, int64_t count) FP8_LAMBDA {
+      return math::silu(loadAt(gate, c, count)) * loadAt(gate + dim, c, count);
     });
   }
   return sink.stats();

@@ -1,7 +1,7 @@
 // Sixty-four values at a time, for loops bound by instructions: one line of fp8 codes is converted as a whole, and casts
 // leave out what their caller has ruled out (values out of range, NaN).
 #pragma once
-#include "sinks.h"
+#include "vec.h"
 
 namespace fp8lm::FP8_VEC {
 
@@ -49,11 +49,13 @@ template <class T> FP8_INLINE Group loadGroup(const T* p, NanWatch<T>& watch) {
 }
 
 #if FP8_VEC_AVX512
-/// The e4m3 code of each lane, the value being finite and in range, in a register whose upper bits are zero.
-FP8_INLINE __m512i exactE4M3(F32 x) {
-  const I32 u = bitsOf(x), exponent = max(u & I32(0x7f800000), I32(121 << 23));
-  const I32 sum = bitsOf(abs(x) + floatOf(exponent + I32((20 << 23) + 0x38)));  // as in roundCode
-  const I32 code = sum + shiftRight<20>(exponent);
+/// The fp8 code of each lane, the value being finite and in range, in a register whose upper bits are zero.
+template <class T> FP8_INLINE __m512i exactF8(F32 x) {
+  constexpr int mantissaBits = isSame<T, E4M3> ? 3 : 2, bias = isSame<T, E4M3> ? 7 : 15, shift = 23 - mantissaBits;
+  constexpr int32_t minNormal = (127 - bias + 1) << 23;  // the rest as in roundCode
+  const I32 u = bitsOf(x), exponent = max(u & I32(0x7f800000), I32(minNormal));
+  const I32 sum = bitsOf(abs(x) + floatOf(exponent + I32((shift << 23) + (-(minNormal >> shift) & 0x7f))));
+  const I32 code = sum + shiftRight<shift>(exponent);
   return _mm512_ternarylogic_epi32(_mm512_set1_epi32(0x7f), (__m512i)code.a, (__m512i)shiftRight<24>(u).a, 0xca);
 }
 #endif
@@ -61,9 +63,9 @@ FP8_INLINE __m512i exactE4M3(F32 x) {
 /// Stores values known to be finite and within the range of T (f32 and bf16: any value).
 template <class T> FP8_INLINE void storeGroup(T* p, const Group& x) {
 #if FP8_VEC_AVX512
-  if constexpr (isSame<T, E4M3>) {
-    const __m512i ab = _mm512_packus_epi32(exactE4M3(x.v[0]), exactE4M3(x.v[1]));
-    const __m512i cd = _mm512_packus_epi32(exactE4M3(x.v[2]), exactE4M3(x.v[3]));
+  if constexpr (sizeof(T) == 1) {
+    const __m512i ab = _mm512_packus_epi32(exactF8<T>(x.v[0]), exactF8<T>(x.v[1]));
+    const __m512i cd = _mm512_packus_epi32(exactF8<T>(x.v[2]), exactF8<T>(x.v[3]));
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     const __m512i y = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(ab, cd));
     memcpy(static_cast<void*>(p), &y, 64);
@@ -80,18 +82,17 @@ template <class T> FP8_INLINE void storeGroup(T* p, const Group& x) {
   for (int k = 0; k < 4; k++) store(p + 16 * k, x.v[k]);
 }
 
-/// The largest magnitude of values without NaN.
-struct MagnitudeSink {
-#if FP8_VEC_AVX512
-  vf largest = {};
-  FP8_INLINE void put(F32 x) { largest = _mm512_range_ps(largest, x.a, 0x0b); }  // max of magnitudes, sign cleared
-  FP8_INLINE uint32_t bits() const { return fp8lm::bitsOf(maxLanes(F32(largest))); }
-#else
-  AmaxSink sink;
-  FP8_INLINE void put(F32 x) { sink.put(x); }
-  FP8_INLINE uint32_t bits() const { return uint32_t(maxLanes(sink.bits)); }
-#endif
-};
+template <class T> FP8_INLINE Group loadGroup(const T* p) {
+  return {{load(p), load(p + 16), load(p + 32), load(p + 48)}};
+}
+
+/// sink.put of f(i, count), the values at i ..., over [begin, end): by groups, then by vectors.
+template <class S, class F> FP8_INLINE void emit(S& sink, int64_t begin, int64_t end, int64_t offset, F f) {
+  int64_t i = begin;
+  for (; i + kGroup <= end; i += kGroup)
+    sink.putGroup(offset + i, Group{{f(i, int64_t(kLanes)), f(i + 16, int64_t(kLanes)), f(i + 32, int64_t(kLanes)), f(i + 48, int64_t(kLanes))}});
+  forVectors(i, end, [&](int64_t j, int64_t count) FP8_LAMBDA { sink.put(offset + j, f(j, count), count); });
+}
 
 /// Copies one group's bytes, past the caches where `stream` (to: 64-byte aligned): for data that is rarely read again.
 template <class T> FP8_INLINE void copyGroup(void* to, const void* from, bool stream) {

@@ -28,7 +28,7 @@ template <bool layer, class Out, class X> CastStats normForwardRange(const NormF
   for (int64_t r = begin; r < end; r++) {
     const X* const x = static_cast<const X*>(p.x) + r * p.dim;
     float mean = 0.0f;
-    if (layer) mean = rowSum(p.dim, [&](int64_t i, int64_t count) FP8_LAMBDA { return loadAt(x, i, count); }) * perDim;
+    if (layer) mean = rowSum(p.dim, [&](int64_t i, int64_t count) FP8_LAMBDA { prefetch(x + i); return loadAt(x, i, count); }) * perDim;
     const F32 center(mean);
     const float squares = rowSum(p.dim, [&](int64_t i, int64_t count) FP8_LAMBDA {
       const F32 d = loadAt(x, i, count) - center;
@@ -39,10 +39,10 @@ template <bool layer, class Out, class X> CastStats normForwardRange(const NormF
     else p.stats[r] = inverse;
     const F32 factor(inverse);
     const auto row = [&](auto withBias) FP8_LAMBDA {
-      forVectors(0, p.dim, [&](int64_t i, int64_t count) FP8_LAMBDA {
+      emit(sink, 0, p.dim, r * p.dim, [&](int64_t i, int64_t count) FP8_LAMBDA {
         const F32 xhat = (loadAt(x, i, count) - center) * factor, weight = loadAt(p.weight, i, count);
-        if constexpr (decltype(withBias)::value) sink.put(r * p.dim + i, mulAdd(xhat, weight, loadAt(p.bias, i, count)), count);
-        else sink.put(r * p.dim + i, xhat * weight, count);
+        if constexpr (decltype(withBias)::value) return mulAdd(xhat, weight, loadAt(p.bias, i, count));
+        else return xhat * weight;
       });
     };
     if (layer && p.bias) row(Yes{});

@@ -1,8 +1,8 @@
 // Where a kernel's float32 results go: a stored tensor, scaled or not, or only their amax. An op with an fp8 output is one
 // template over its sink, run with AmaxSink and then with Sink<E4M3> just in time, or with Sink<E4M3> alone.
 #pragma once
+#include "group.h"
 #include "scaling.h"
-#include "vec.h"
 
 namespace fp8lm::FP8_VEC {
 
@@ -34,6 +34,9 @@ struct AmaxSink {
   FP8_INLINE AmaxSink(void*, float) {}
   FP8_INLINE void put(F32 x) { bits = max(bits, bitsOf(x) & I32(0x7fffffff)); }
   FP8_INLINE void put(int64_t, F32 x, int64_t count) { put(firstLanes(x, count)); }
+  FP8_INLINE void putGroup(int64_t, const Group& x) {
+    for (int k = 0; k < 4; k++) put(x.v[k]);
+  }
   FP8_INLINE float amax() const {
     const uint32_t u = uint32_t(maxLanes(bits));
     return fp8lm::floatOf(u > 0x7f800000u ? 0x7f800000u : u);
@@ -64,7 +67,36 @@ template <class Y> struct Sink {
       storeAt(y, i, x, count);
     }
   }
+  /// The common case takes the short way: no value of the group is NaN or out of range, as its largest magnitude shows.
+  FP8_INLINE void putGroup(int64_t i, const Group& x) {
+    if constexpr (isSame<Y, Nowhere>) return;
+    else if constexpr (isScaled<Y>) {
+      AmaxSink group;
+      for (int k = 0; k < 4; k++) group.put(x.v[k]);
+      if (allAtMost(floatOf(group.bits) * scale, maxStored<Y>)) {
+        largest.bits = max(largest.bits, group.bits);
+        storeGroup(y + i, Group{{x.v[0] * scale, x.v[1] * scale, x.v[2] * scale, x.v[3] * scale}});
+        return;
+      }
+      for (int k = 0; k < 4; k++) put(i + k * kLanes, x.v[k], kLanes);
+    } else {
+      storeGroup(y + i, x);
+    }
+  }
   FP8_INLINE CastStats stats() const { return {largest.amax(), sumLanes(clamped)}; }
+};
+
+/// The largest magnitude of values without NaN.
+struct MagnitudeSink {
+#if FP8_VEC_AVX512
+  vf largest = {};
+  FP8_INLINE void put(F32 x) { largest = _mm512_range_ps(largest, x.a, 0x0b); }  // max of magnitudes, sign cleared
+  FP8_INLINE uint32_t bits() const { return fp8lm::bitsOf(maxLanes(F32(largest))); }
+#else
+  AmaxSink sink;
+  FP8_INLINE void put(F32 x) { sink.put(x); }
+  FP8_INLINE uint32_t bits() const { return uint32_t(maxLanes(sink.bits)); }
+#endif
 };
 
 }  // namespace fp8lm::FP8_VEC

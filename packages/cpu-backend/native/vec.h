@@ -239,6 +239,20 @@ FP8_INLINE I32 operator==(I32 x, I32 y) { return FP8_MAP2(reg::iequal, x, y); }
 FP8_INLINE F32 pick(I32 mask, F32 x, F32 y) { return FP8_MAP3(reg::pick, mask, x, y); }
 FP8_INLINE I32 pick(I32 mask, I32 x, I32 y) { return FP8_MAP3(reg::ipick, mask, x, y); }
 
+/// x <= limit in every lane; false if any is NaN.
+FP8_INLINE bool allAtMost(F32 x, float limit) {
+#if FP8_VEC_AVX512
+  return _mm512_cmp_ps_mask(x.a, splat(limit), _CMP_NLE_UQ) == 0;
+#elif FP8_VEC_AVX2
+  const vf y = splat(limit);
+  return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(x.a, y, _CMP_NLE_UQ), _mm256_cmp_ps(x.b, y, _CMP_NLE_UQ))) == 0;
+#else
+  const vf y = splat(limit);
+  const vi ok = (x.a <= y) & (x.b <= y) & (x.c <= y) & (x.d <= y);
+  return (ok[0] & ok[1] & ok[2] & ok[3]) != 0;
+#endif
+}
+
 FP8_INLINE I32 bitsOf(F32 x) { return FP8_MAP1(reg::bits, x); }
 FP8_INLINE F32 floatOf(I32 x) { return FP8_MAP1(reg::floats, x); }
 FP8_INLINE F32 toFloat(I32 x) { return FP8_MAP1(reg::toFloat, x); }
@@ -363,6 +377,11 @@ FP8_INLINE I32 encodeE5M2(F32 x) {
 
 FP8_INLINE I32 encodeBF16(F32 x) {
   const I32 u = bitsOf(x), upper = shiftRight<16>(u);
+#if FP8_VEC_AVX512
+  const __m512i sum = (__m512i)(u + I32(0x7fff) + (upper & I32(1))).a;
+  const __mmask16 nan = _mm512_cmp_ps_mask(x.a, x.a, _CMP_UNORD_Q);
+  return (vi)_mm512_mask_or_epi32(_mm512_srli_epi32(sum, 16), nan, (__m512i)upper.a, _mm512_set1_epi32(0x40));
+#endif
   const I32 rounded = shiftRight<16>(u + I32(0x7fff) + (upper & I32(1)));
   return pick((u & I32(0x7fffffff)) > I32(0x7f800000), upper | I32(0x40), rounded);
 }

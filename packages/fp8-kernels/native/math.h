@@ -40,9 +40,8 @@ FP8_HD float scalePow2(float x, float n) {
   return mul(mul(x, floatOf(uint32_t(half + 127) << 23)), floatOf(uint32_t(whole - half + 127) << 23));
 }
 
-/// e^x. exp(-inf) = 0, exp(+inf) = inf, NaN stays NaN, results below the normal range are rounded, not flushed.
-template <class F> FP8_HD F exp(F x0) {
-  const F x = atMost(atLeast(x0, F(-104.0f)), F(89.0f));
+/// e^x for x in [-104, 89] or NaN.
+template <class F> FP8_HD F expInRange(F x) {
   const F n = roundEven(mul(x, F(1.44269504f)));
   F r = mulAdd(n, F(-0.693359375f), x);    // exact: 9 bits of ln 2
   r = mulAdd(n, F(2.12194440e-4f), r);     // the rest of ln 2
@@ -56,12 +55,18 @@ template <class F> FP8_HD F exp(F x0) {
   return scalePow2(p, n);
 }
 
-/// 1 / (1 + e^-x). The exponent stops at 87, where the result is about 1.6e-38, so that recip stays in range.
-template <class F> FP8_HD F sigmoid(F x) { return recip(add(exp(atMost(sub(F(0.0f), x), F(87.0f))), F(1.0f))); }
+/// e^x. exp(-inf) = 0, exp(+inf) = inf, NaN stays NaN, results below the normal range are rounded, not flushed.
+template <class F> FP8_HD F exp(F x) { return expInRange(atMost(atLeast(x, F(-104.0f)), F(89.0f))); }
+
+/// 1 / (1 + e^n). The exponent stops at 87, where the result is about 1.6e-38, so that recip stays in range.
+template <class F> FP8_HD F sigmoidOfNegative(F n) {
+  return recip(add(expInRange(atMost(atLeast(n, F(-87.0f)), F(87.0f))), F(1.0f)));
+}
+template <class F> FP8_HD F sigmoid(F x) { return sigmoidOfNegative(sub(F(0.0f), x)); }
 
 /// tanh x = 1 - 2 / (1 + e^2x): absolute error about 1e-7 (near 0 the relative error is larger).
 template <class F> FP8_HD F tanh(F x) {
-  return sub(F(1.0f), mul(F(2.0f), recip(add(exp(atMost(add(x, x), F(87.0f))), F(1.0f)))));
+  return sub(F(1.0f), mul(F(2.0f), sigmoidOfNegative(add(x, x))));
 }
 
 template <class F> FP8_HD F silu(F x) { return mul(x, sigmoid(x)); }
@@ -71,7 +76,7 @@ template <class F> FP8_HD F siluDerivative(F x, F s) { return mul(s, mulAdd(x, s
 
 // gelu(x) = x/2 (1 + tanh(u)) = x sigmoid(2u) with u = sqrt(2/pi) (x + 0.044715 x^3).
 template <class F> FP8_HD F geluSigmoid(F x) {
-  return sigmoid(mul(x, mulAdd(mul(x, x), F(0.0713548163f), F(1.59576912f))));
+  return sigmoidOfNegative(mul(x, mulAdd(mul(x, x), F(-0.0713548163f), F(-1.59576912f))));
 }
 template <class F> FP8_HD F gelu(F x) { return mul(x, geluSigmoid(x)); }
 
