@@ -40,8 +40,24 @@ CastStats castRowsRange(void* y, float* partial, const void* x, float scale, int
   Sink<Y> sink(y, scale);
   memset(partial, 0, size_t(dim) * sizeof(float));
   int64_t r = begin;
+  const int64_t whole = dim / kGroup * kGroup;
   for (; r + 8 <= end; r += 8) {
-    forVectors(0, dim, [&](int64_t c, int64_t count) FP8_LAMBDA {
+    for (int64_t c = 0; c < whole; c += kGroup) {
+      Group pair[4];
+      for (int k = 0; k < 4; k++) {
+        const int64_t even = (r + 2 * k) * dim + c;
+        Group v, w;
+        for (int q = 0; q < 4; q++) v.v[q] = load(in + even + q * kLanes), w.v[q] = load(in + even + dim + q * kLanes);
+        sink.putGroup(even, v);
+        sink.putGroup(even + dim, w);
+        for (int q = 0; q < 4; q++) pair[k].v[q] = v.v[q] + w.v[q];
+      }
+      for (int q = 0; q < 4; q++) {
+        float* const at = partial + c + q * kLanes;
+        store(at, load(at) + ((pair[0].v[q] + pair[1].v[q]) + (pair[2].v[q] + pair[3].v[q])));
+      }
+    }
+    forVectors(whole, dim, [&](int64_t c, int64_t count) FP8_LAMBDA {
       F32 sum[4];
       for (int k = 0; k < 4; k++) {
         const int64_t even = (r + 2 * k) * dim + c;
