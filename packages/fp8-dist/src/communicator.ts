@@ -1,0 +1,197 @@
+// The main thread's end of a rank's communication: posts operations to the comm worker and sleeps on shared words.
+import { once } from 'node:events';
+import type { TransferListItem, Worker } from 'node:worker_threads';
+import { UserError } from 'fp8-core';
+import { DistError, type FailureKind } from './errors.ts';
+import { Group } from './group.ts';
+import { Control, maxWorks, word, workState } from './worker/control.ts';
+import type { FromWorker, PostedOp, ToWorker, Wiring, WorkerOptions } from './worker/messages.ts';
+import { Recorder } from './worker/recorder.ts';
+import { spawnModule } from './worker/spawn.ts';
+
+export interface CommunicatorOptions {
+  /** Deadline of a collective; default FP8_TIMEOUT_MS or five minutes. */
+  timeoutMs?: number;
+  /** Deadline of each group's first collective, which waits for slow starters; default the larger of timeoutMs and ten minutes. */
+  firstTimeoutMs?: number;
+  /** Silence after which a rank counts as dead; default FP8_DEAD_AFTER_MS or 2500. */
+  deadAfterMs?: number;
+  /** Where flight records go when the job fails; default FP8_FLIGHT_DIR, else none are written. */
+  flightFolder?: string | null;
+}
+
+const numberFrom = (name: string): number | undefined => {
+  const text = process.env[name];
+  if (!text) return undefined;
+  const value = Number(text);
+  if (!(value > 0)) throw new UserError(`${name} is ${JSON.stringify(text)}; expected a positive number of milliseconds`);
+  return value;
+};
+
+/** Connects this rank; internal, see `init` and `runThreads`. */
+export async function connect(
+  wiring: Wiring,
+  addon: string | null,
+  options: CommunicatorOptions,
+  transferList: TransferListItem[] = [],
+): Promise<Communicator> {
+  const timeoutMs = options.timeoutMs ?? numberFrom('FP8_TIMEOUT_MS') ?? 300_000;
+  const firstTimeoutMs = options.firstTimeoutMs ?? Math.max(timeoutMs, process.env.FP8_TIMEOUT_MS ? 0 : 600_000);
+  const control = new Control();
+  const recorder = new Recorder();
+  const workerOptions: WorkerOptions = {
+    wiring,
+    control: control.memory,
+    recorder: recorder.memory,
+    addon,
+    deadAfterMs: options.deadAfterMs ?? numberFrom('FP8_DEAD_AFTER_MS') ?? 2500,
+    flightFolder: options.flightFolder ?? process.env.FP8_FLIGHT_DIR ?? null,
+  };
+  const here = import.meta.url.endsWith('.ts') ? './worker/comm-worker.ts' : './worker/comm-worker.js';
+  const worker = spawnModule(new URL(here, import.meta.url), workerOptions as unknown as Record<string, unknown>, transferList);
+  const [message] = (await once(worker, 'message')) as [FromWorker];
+  if ('failed' in message) {
+    const { kind, message: text, user } = message.failed;
+    throw user ? new UserError(text) : new DistError(kind as FailureKind, text);
+  }
+  if (!('ready' in message)) throw new Error('internal: the comm worker did not start');
+  return new Communicator(worker, control, message.ready, addon !== null, timeoutMs, firstTimeoutMs);
+}
+
+export class Communicator {
+  readonly rank: number;
+  readonly size: number;
+  /** Where each rank is, for people. */
+  readonly addresses: readonly string[];
+  /** All ranks. */
+  readonly world: Group;
+  /** True when the worker calculates natively and reads tensors of the CPU backend in place. */
+  readonly native: boolean;
+  /** Payload and header bytes of this rank, known after `close`; while running, see `bytesPosted`. */
+  bytes = { sent: 0, received: 0 };
+  readonly timeoutMs: number;
+  readonly firstTimeoutMs: number;
+  private readonly worker: Worker | null;
+  private readonly control: Control;
+  private nextSlot = 0;
+  private closed = false;
+  private readonly onExit = (): void => this.leaveNow();
+
+  constructor(
+    worker: Worker | null,
+    control: Control,
+    ready: { rank: number; size: number; generation: number; addresses: string[] },
+    native: boolean,
+    timeoutMs: number,
+    firstTimeoutMs: number,
+  ) {
+    this.worker = worker;
+    this.control = control;
+    this.rank = ready.rank;
+    this.size = ready.size;
+    this.addresses = ready.addresses;
+    this.native = native;
+    this.timeoutMs = timeoutMs;
+    this.firstTimeoutMs = firstTimeoutMs;
+    const ranks = Array.from({ length: this.size }, (_, i) => i);
+    this.world = new Group(this, 'world', 0, ranks, this.rank);
+    if (!worker) return;
+    worker.unref();
+    process.on('exit', this.onExit);
+    worker.on('error', (error) => control.fail(new DistError('worker', `the comm worker failed: ${error.message}`)));
+    worker.on('message', (m: FromWorker) => {
+      if ('closed' in m) this.bytes = m.closed;
+    });
+  }
+
+  /** Tells the other ranks how far this one is, for their messages. */
+  setStep(step: number): void {
+    Atomics.store(this.control.words, word.step, step);
+    this.control.progressed();
+  }
+
+  /** Posts an operation; the slot to sleep on. */
+  post(op: Omit<PostedOp, 'id'>): number {
+    if (this.closed) throw new DistError('closed', `${op.code} on ${op.groupName}: the communicator is closed`);
+    const failure = this.control.failure();
+    if (failure) throw failure;
+    const slot = this.takeSlot();
+    Atomics.store(this.control.words, word.works + slot, workState.pending);
+    this.control.progressed();
+    this.send({ op: { ...op, id: slot } });
+    return slot;
+  }
+
+  private takeSlot(): number {
+    for (let tries = 0; tries < maxWorks; tries++) {
+      const slot = this.nextSlot;
+      this.nextSlot = (this.nextSlot + 1) % maxWorks;
+      if (Atomics.load(this.control.words, word.works + slot) === workState.free) return slot;
+    }
+    throw new RangeError(`more than ${maxWorks} collectives were started and never waited for`);
+  }
+
+  private send(message: ToWorker): void {
+    this.worker?.postMessage(message);
+  }
+
+  isSlotDone(slot: number): boolean {
+    return Atomics.load(this.control.words, word.works + slot) !== workState.pending;
+  }
+
+  /** Sleeps until the slot's work is done, and frees the slot. @throws DistError */
+  sleep(slot: number, timeoutMs: number): void {
+    const { words } = this.control;
+    const at = word.works + slot;
+    if (Atomics.load(words, at) === workState.pending) {
+      Atomics.store(words, word.waitingOn, slot + 1);
+      // The worker keeps the deadline; main only guards against a worker that is no more.
+      Atomics.wait(words, at, workState.pending, timeoutMs + 5000);
+      Atomics.store(words, word.waitingOn, 0);
+    }
+    const state = Atomics.load(words, at);
+    Atomics.store(words, at, workState.free);
+    this.control.progressed();
+    if (state === workState.done) return;
+    throw this.control.failure() ?? new DistError('worker', `the comm worker did not answer within ${(timeoutMs + 5000) / 1000} s`);
+  }
+
+  /** The failure that ended this communicator, or null. */
+  get failure(): DistError | null {
+    return this.control.failure();
+  }
+
+  /**
+   * Leaves the job: waits for all ranks, then closes all sockets. After a failure it only closes. Always call it, also after an
+   * error, and let the process end by itself.
+   */
+  async close(): Promise<void> {
+    if (this.closed || !this.worker) {
+      this.closed = true;
+      return;
+    }
+    const { worker } = this;
+    const exited = once(worker, 'exit');
+    let failed: unknown = this.failure;
+    if (!failed) {
+      try {
+        this.world.leave().wait();
+      } catch (error) {
+        failed = error;
+      }
+    }
+    this.closed = true;
+    worker.ref();
+    this.send({ stop: failed ? 'now' : 'drain' });
+    await exited;
+    process.off('exit', this.onExit);
+  }
+
+  /** The process ends without `close`: have the worker close its sockets first, or libzmq aborts the process. */
+  private leaveNow(): void {
+    if (this.closed) return;
+    this.closed = true;
+    this.send({ stop: 'now' });
+    Atomics.wait(this.control.words, word.closed, 0, 500);
+  }
+}

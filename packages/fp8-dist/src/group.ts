@@ -1,0 +1,326 @@
+// A group: the ranks that talk, always an argument, never a global. Collectives return a Work; `wait()` makes them blocking.
+// A group of one rank does nothing: no socket, no copy.
+import { type DType, dtypes } from 'fp8-core';
+import type { Communicator } from './communicator.ts';
+import { fold, maxSegments, type OpCode } from './engine/descriptor.ts';
+import type { ReduceOp } from './math/math.ts';
+import { dtypeOf, type Operand, sizeOf, type Staged, stage } from './operand.ts';
+import { pack, unpack } from './rendezvous/messages.ts';
+import { doneWork, PostedWork, type Work } from './work.ts';
+
+export interface ReduceOptions {
+  /** Default `sum`. `mean` is the sum divided by the group's size; for scaled dtypes the division goes into the scale. */
+  op?: ReduceOp | 'mean';
+  /**
+   * Scaled dtypes. `fit` (default): the result's scale leaves room for the sum of all ranks, nothing saturates. `keep`: the
+   * shared minimum scale stays, as in FP8-LM, where a factor mu before the cast keeps the sum in range.
+   */
+  range?: 'fit' | 'keep';
+  /** Round to the dtype after every addition, as the paper's authors do; for comparison only. */
+  roundEachStep?: boolean;
+}
+
+interface Plan {
+  code: OpCode;
+  input: readonly Operand[];
+  out?: readonly Operand[];
+  bounds: readonly number[];
+  outBounds?: readonly number[];
+  reduce?: ReduceOptions;
+  root?: number;
+  /** What all ranks must agree on besides. */
+  shape?: readonly number[];
+  /** Which of `input` are written. */
+  written?: (index: number) => boolean;
+  channel?: { id: number; members: readonly number[] };
+}
+
+const asList = (x: Operand | readonly Operand[]): readonly Operand[] => (Array.isArray(x) ? x : [x as Operand]);
+const total = (list: readonly Operand[]): number => list.reduce((n, x) => n + sizeOf(x), 0);
+
+/** Element offsets of `parts` nearly equal shares of `size` elements: sizes differ by at most one block of 64. */
+export function evenShares(size: number, parts: number): number[] {
+  const blocks = Math.ceil(size / 64);
+  return Array.from({ length: parts + 1 }, (_, i) => Math.min(size, 64 * Math.floor((blocks * i) / parts)));
+}
+
+export class Group {
+  readonly name: string;
+  /** This rank's place in the group. */
+  readonly rank: number;
+  /** Global ranks of the members, in group order. */
+  readonly ranks: readonly number[];
+  private readonly comm: Communicator | null;
+  private readonly id: number;
+  private readonly nextSeq = new Map<number, number>();
+  private splits = 0;
+  private hasMet = false;
+
+  constructor(comm: Communicator | null, name: string, id: number, ranks: readonly number[], globalRank: number) {
+    this.comm = comm;
+    this.name = name;
+    this.id = id;
+    this.ranks = ranks;
+    this.rank = ranks.indexOf(globalRank);
+  }
+
+  /** A group of this process alone. */
+  static single(name = 'single'): Group {
+    return new Group(null, name, 0, [0], 0);
+  }
+
+  get size(): number {
+    return this.ranks.length;
+  }
+
+  /**
+   * Reduces in place: every rank ends with the same bits. Several tensors of one dtype cost one exchange.
+   * @param x f32, bf16, f16, e4m3, e5m2 or i32; every rank the same shapes. Scaled dtypes take part with their own scales and
+   *   get a shared one
+   */
+  allReduce(x: Operand | readonly Operand[], options: ReduceOptions = {}): Work {
+    const input = asList(x);
+    return this.start({ code: 'allReduce', input, bounds: evenShares(total(input), this.size), reduce: options });
+  }
+
+  /**
+   * Reduces, and leaves each rank its share: `out` gets elements [rank, rank + 1) * out.size of the result.
+   * @param x one tensor of group size * out.size elements, unchanged
+   */
+  reduceScatter(out: Operand, x: Operand, options: ReduceOptions = {}): Work {
+    const size = sizeOf(out);
+    this.check('reduceScatter', sizeOf(x) === size * this.size, `${sizeOf(x)} elements for ${this.size} shares of ${size}`);
+    this.sameDType('reduceScatter', [x, out]);
+    if (this.size === 1) return this.copyInto(out, x);
+    const bounds = this.ranks.map((_, i) => i * size);
+    return this.start({ code: 'reduceScatter', input: [x], out: [out], bounds: [...bounds, this.size * size], reduce: options, written: () => false });
+  }
+
+  /**
+   * Reduces whole tensors to their owners, in place; on other ranks the tensors keep what they had.
+   * @param owners group rank of each tensor's owner; must ascend, so order the tensors by owner
+   */
+  reduceToOwners(tensors: readonly Operand[], owners: readonly number[], options: ReduceOptions = {}): Work {
+    return this.start({
+      code: 'reduceScatter',
+      input: tensors,
+      bounds: this.ownerBounds('reduceToOwners', tensors, owners),
+      reduce: options,
+      written: (i) => owners[i] === this.rank,
+    });
+  }
+
+  /** Copies whole tensors from their owners to all, in place, with their scales; the counterpart of `reduceToOwners`. */
+  gatherFromOwners(tensors: readonly Operand[], owners: readonly number[]): Work {
+    return this.start({
+      code: 'allGather',
+      input: tensors,
+      bounds: this.ownerBounds('gatherFromOwners', tensors, owners),
+      written: (i) => owners[i] !== this.rank,
+    });
+  }
+
+  private ownerBounds(what: string, tensors: readonly Operand[], owners: readonly number[]): number[] {
+    this.check(what, tensors.length === owners.length, `${tensors.length} tensors, ${owners.length} owners`);
+    const bounds: number[] = Array(this.size + 1).fill(0);
+    let last = 0;
+    owners.forEach((owner, i) => {
+      this.check(what, Number.isInteger(owner) && owner >= last && owner < this.size, `owners must ascend from 0 to ${this.size - 1}; owner ${i} is ${owner} after ${last}`);
+      last = owner;
+      bounds[owner + 1] += sizeOf(tensors[i]);
+    });
+    for (let i = 0; i < this.size; i++) bounds[i + 1] += bounds[i];
+    return bounds;
+  }
+
+  /** Concatenates: elements [i, i + 1) * x.size of `out` come from rank i. `x` is unchanged; scaled dtypes get a shared scale. */
+  allGather(out: Operand, x: Operand): Work {
+    const size = sizeOf(x);
+    this.check('allGather', sizeOf(out) === size * this.size, `${this.size} parts of ${size} elements into ${sizeOf(out)}`);
+    this.sameDType('allGather', [x, out]);
+    if (this.size === 1) return this.copyInto(out, x);
+    const bounds = [...this.ranks.map((_, i) => i * size), this.size * size];
+    return this.start({ code: 'allGather', input: [x], out: [out], bounds, written: () => false });
+  }
+
+  /** Copies from the group rank `root` to all, in place. */
+  broadcast(x: Operand | readonly Operand[], root = 0): Work {
+    const input = asList(x);
+    this.check('broadcast', Number.isInteger(root) && root >= 0 && root < this.size, `root ${root} is not in 0 to ${this.size - 1}`);
+    const n = total(input);
+    const bounds = Array.from({ length: this.size + 1 }, (_, i) => (i <= root ? 0 : n));
+    return this.start({ code: 'broadcast', input, bounds, root, written: () => this.rank !== root });
+  }
+
+  /** Part i of `x` goes to rank i; part i of `out` comes from rank i. Equal parts; scaled dtypes get a shared scale. */
+  allToAll(out: Operand, x: Operand): Work {
+    const size = sizeOf(x);
+    this.check('allToAll', sizeOf(out) === size && size % this.size === 0, `${size} elements into ${sizeOf(out)}, ${this.size} equal parts`);
+    this.sameDType('allToAll', [x, out]);
+    if (this.size === 1) return this.copyInto(out, x);
+    const bounds = Array.from({ length: this.size + 1 }, (_, i) => (i * size) / this.size);
+    return this.start({ code: 'allToAll', input: [x], out: [out], bounds, outBounds: bounds, written: () => false });
+  }
+
+  /** Sends to group rank `to`, which must call `recv` with the same dtype and size. Sends from one rank to another keep order. */
+  send(x: Operand, to: number): Work {
+    return this.pair('send', x, this.rank, to);
+  }
+
+  recv(x: Operand, from: number): Work {
+    return this.pair('recv', x, from, this.rank);
+  }
+
+  private pair(what: 'send' | 'recv', x: Operand, from: number, to: number): Work {
+    const other = what === 'send' ? to : from;
+    this.check(what, Number.isInteger(other) && other >= 0 && other < this.size && other !== this.rank, `rank ${other} in a group of ${this.size}, this is rank ${this.rank}`);
+    const n = sizeOf(x);
+    const channel = { id: 1 + from * this.size + to, members: [this.ranks[from], this.ranks[to]] };
+    const sending = what === 'send';
+    return this.start({
+      code: 'send',
+      input: sending ? [x] : [],
+      out: sending ? [] : [x],
+      bounds: sending ? [0, 0, n] : [0, 0, 0],
+      outBounds: sending ? [0, 0, 0] : [0, n, n],
+      channel,
+      written: () => false,
+    });
+  }
+
+  /** Done when all ranks have called it. */
+  barrier(): Work {
+    return this.start({ code: 'barrier', input: [], bounds: Array(this.size + 1).fill(0) });
+  }
+
+  /** The last collective of a communicator; `Communicator.close` calls it. */
+  leave(): Work {
+    return this.start({ code: 'close', input: [], bounds: Array(this.size + 1).fill(0) });
+  }
+
+  /**
+   * One plain value of every rank (numbers, strings, arrays, maps; no typed arrays), as msgpack.
+   * @returns the values in group order, the same on all ranks
+   */
+  gatherObjects<T>(value: T): T[] {
+    if (this.size === 1) return [value];
+    const bytes = pack(value);
+    const lengths = new Int32Array(this.size);
+    this.allGather(lengths, new Int32Array([bytes.length])).wait();
+    const bounds = [0];
+    for (const n of lengths) bounds.push(bounds[bounds.length - 1] + n);
+    const all = new Uint8Array(bounds[this.size]);
+    all.set(bytes, bounds[this.rank]);
+    this.start({ code: 'allGather', input: [{ dtype: 'u8', data: all }], bounds, shape: bounds }).wait();
+    return this.ranks.map((_, i) => unpack(Buffer.from(all.subarray(bounds[i], bounds[i + 1]))) as T);
+  }
+
+  /**
+   * Divides the group: ranks that give the same color form a new one, ordered by `key`, then by rank. All ranks must call it.
+   * @returns this rank's new group; null where the color is null
+   */
+  split(color: number | null, key = this.rank, name?: string): Group | null {
+    const n = this.splits++;
+    if (this.size === 1) return color === null ? null : new Group(null, name ?? this.name, 0, this.ranks, this.ranks[0]);
+    const all = this.gatherObjects([color, key, this.ranks[this.rank]] as [number | null, number, number]);
+    if (color === null) return null;
+    const members = all.filter(([c]) => c === color).sort((a, b) => a[1] - b[1] || a[2] - b[2]);
+    const ranks = members.map(([, , rank]) => rank);
+    const id = fold([this.id, n, color, ...ranks]) || 1;
+    return new Group(this.comm, name ?? `${this.name}.${n}/${color}`, id, ranks, this.ranks[this.rank]);
+  }
+
+  // --- plumbing ----------------------------------------------------------------------------------------------------------------
+
+  private check(what: string, ok: boolean, text: string): void {
+    if (!ok) throw new RangeError(`${what} on ${this.name}: ${text}`);
+  }
+
+  private sameDType(what: string, list: readonly Operand[]): DType {
+    const dtype = list.length ? dtypeOf(list[0]) : 'u8';
+    for (const x of list) {
+      if (dtypeOf(x) !== dtype) throw new TypeError(`${what} on ${this.name}: dtypes ${dtype} and ${dtypeOf(x)} in one call`);
+    }
+    return dtype;
+  }
+
+  /** A group of one: out = x, unless they are the same. */
+  private copyInto(out: Operand, x: Operand): Work {
+    const from = stage(x, false);
+    const to = stage(out, false);
+    const bytes = (s: Staged) => new Uint8Array((s.region as { sab: SharedArrayBuffer }).sab);
+    bytes(to).set(bytes(from));
+    to.finish(from.scale, true);
+    from.finish(from.scale, false);
+    return doneWork(undefined);
+  }
+
+  private start(plan: Plan): Work {
+    const { code, input, channel } = plan;
+    const out = plan.out ?? null;
+    const dtype = this.sameDType(code, [...input, ...(out ?? [])]);
+    const { op = 'sum', range = 'fit', roundEachStep = false } = plan.reduce ?? {};
+    if (plan.reduce) {
+      if (dtype === 'u8' || dtype === 'u16') throw new TypeError(`${code} on ${this.name}: ${dtype} cannot be reduced`);
+      if (dtype === 'i32' && op === 'mean') throw new TypeError(`${code} on ${this.name}: the mean of i32 is not defined`);
+    }
+    this.check(code, input.length <= maxSegments, `${input.length} tensors; at most ${maxSegments} in one call`);
+    if (!this.comm || this.size === 1) return doneWork(undefined);
+
+    const native = this.comm.native;
+    const staged = input.map((x) => stage(x, native));
+    const stagedOut = out?.map((x) => stage(x, native)) ?? null;
+    const { scaled } = dtypes[dtype];
+    const scaleOwners = scaled ? (staged.length ? staged : (stagedOut ?? [])) : [];
+    const scales = scaleOwners.length ? new SharedArrayBuffer(4 * scaleOwners.length) : null;
+    const scaleView = scales ? new Float32Array(scales) : null;
+    scaleView?.set(scaleOwners.map((s) => s.scale));
+
+    const id = channel?.id ?? 0;
+    const opSeq = (this.nextSeq.get(id) ?? 0) + 1;
+    this.nextSeq.set(id, opSeq);
+    const timeoutMs = this.hasMet ? this.comm.timeoutMs : this.comm.firstTimeoutMs;
+    const drop = () => {
+      for (const s of staged) s.drop();
+      for (const s of stagedOut ?? []) s.drop();
+    };
+    let slot: number;
+    try {
+      slot = this.comm.post({
+        group: this.id,
+        groupName: this.name,
+        channel: id,
+        opSeq,
+        members: channel?.members ?? this.ranks,
+        code,
+        dtype,
+        reduce: op === 'mean' ? 'sum' : op,
+        mean: op === 'mean',
+        steps: roundEachStep,
+        range,
+        root: plan.root ?? 0,
+        segments: staged.map((s) => s.region),
+        out: stagedOut?.map((s) => s.region) ?? null,
+        bounds: plan.bounds,
+        outBounds: plan.outBounds ?? null,
+        shape: fold([...(code === 'send' ? [] : input.map(sizeOf)), ...(plan.shape ?? [])]),
+        scales,
+        timeoutMs,
+      });
+    } catch (error) {
+      drop();
+      throw error;
+    }
+    const finish = () => {
+      this.hasMet = true;
+      const written = plan.written ?? (() => true);
+      staged.forEach((s, i) => {
+        s.finish(scaleView?.[i] ?? 1, written(i));
+      });
+      stagedOut?.forEach((s, i) => {
+        s.finish(scaleView?.[i] ?? 1, true);
+      });
+    };
+    return new PostedWork(this.comm, slot, timeoutMs, finish, drop);
+  }
+}

@@ -1,0 +1,139 @@
+// Ranks over ZeroMQ. Each rank binds inboxes (PULL) and connects one PUSH to every peer: over IPC to ranks on the same host,
+// over TCP to others. PUSH and PULL drop nobody and need no identities; who sent a frame is in its header, and what a cut
+// connection loses is repeated by the link. No ZMTP heartbeats (with back-pressure they abort the process or drop healthy
+// peers), no high-water marks (the link bounds what is in flight), a bound on every message and handshake.
+import type { Push, Pull } from 'zeromq';
+import { headerBytes, maxPayloadBytes } from '../link/frame.ts';
+import type { CurveKeys } from '../rendezvous/security.ts';
+import type { Transport } from './transport.ts';
+
+type ZeroMQ = typeof import('zeromq');
+
+const common = { linger: 0, maxMessageSize: headerBytes + maxPayloadBytes, handshakeInterval: 3000, backlog: 512 };
+
+/** One inbox: where it listens, and whether peers must prove membership. */
+export interface Inbox {
+  socket: Pull;
+  endpoint: string;
+}
+
+/**
+ * Binds an inbox. TCP endpoints may end in `:*` for any free port.
+ * @param keys CURVE keys of the job; null only on loopback and IPC
+ */
+export async function bindInbox(zmq: ZeroMQ, address: string, keys: CurveKeys | null): Promise<Inbox> {
+  const socket = new zmq.Pull({
+    ...common,
+    receiveHighWaterMark: 0,
+    ...(keys ? { curveServer: true, curveSecretKey: keys.secretKey, zapDomain: 'fp8lm' } : {}),
+  });
+  await socket.bind(address);
+  return { socket, endpoint: socket.lastEndpoint ?? address };
+}
+
+interface Lane {
+  socket: Push;
+  queue: (readonly Uint8Array[])[];
+  busy: boolean;
+  connected: boolean;
+}
+
+export interface ZeroMQOptions {
+  zmq: ZeroMQ;
+  rank: number;
+  size: number;
+  inboxes: readonly Inbox[];
+  /** Where to reach each rank; own entry unused. */
+  endpoints: readonly string[];
+  /** How people know a rank: host and port, or pid. */
+  addresses: readonly string[];
+  keys: CurveKeys | null;
+  /** A connection that was up went down; it may come back. */
+  onDown?: (rank: number) => void;
+  onUp?: (rank: number) => void;
+}
+
+export function zeromqTransport(options: ZeroMQOptions): Transport {
+  const { zmq, rank, size, endpoints, addresses, keys } = options;
+  let closed = false;
+  const bytes = { sent: 0, received: 0 };
+  const lanes: (Lane | null)[] = [];
+
+  const transport: Transport = {
+    rank,
+    size,
+    bytes,
+    start() {
+      for (const { socket } of options.inboxes) void receive(socket);
+    },
+    onMessage: () => {},
+    onLost: () => {},
+    address: (r) => addresses[r] ?? '?',
+    send(to, parts) {
+      const lane = lanes[to];
+      if (!lane || closed) return;
+      for (const part of parts) bytes.sent += part.length;
+      lane.queue.push(parts);
+      if (!lane.busy) void drain(lane);
+    },
+    close() {
+      closed = true;
+      for (const lane of lanes) lane?.socket.close();
+      for (const { socket } of options.inboxes) socket.close();
+    },
+  };
+
+  /** A socket takes one send at a time. */
+  async function drain(lane: Lane): Promise<void> {
+    lane.busy = true;
+    try {
+      for (let parts = lane.queue.shift(); parts && !closed; parts = lane.queue.shift()) {
+        await lane.socket.send(parts as Uint8Array[] as Buffer[]);
+      }
+    } catch (error) {
+      if (!closed) throw error;
+    }
+    lane.busy = false;
+  }
+
+  async function receive(socket: Pull): Promise<void> {
+    try {
+      for (;;) {
+        const parts = await socket.receive();
+        for (const part of parts) bytes.received += part.length;
+        transport.onMessage(parts, -1);
+      }
+    } catch (error) {
+      if (!closed) throw error;
+    }
+  }
+
+  for (let peer = 0; peer < size; peer++) {
+    if (peer === rank) {
+      lanes.push(null);
+      continue;
+    }
+    const curve = keys && endpoints[peer].startsWith('tcp:') ? { curveServerKey: keys.publicKey, curvePublicKey: keys.publicKey, curveSecretKey: keys.secretKey } : {};
+    const socket = new zmq.Push({
+      ...common,
+      sendHighWaterMark: 0,
+      reconnectInterval: 20,
+      reconnectMaxInterval: 200,
+      ...curve,
+    });
+    const lane: Lane = { socket, queue: [], busy: false, connected: false };
+    if (options.onDown || options.onUp) {
+      socket.events.on('handshake', () => {
+        lane.connected = true;
+        options.onUp?.(peer);
+      });
+      socket.events.on('disconnect', () => {
+        if (!closed && lane.connected) options.onDown?.(peer);
+        lane.connected = false;
+      });
+    }
+    socket.connect(endpoints[peer]);
+    lanes.push(lane);
+  }
+  return transport;
+}

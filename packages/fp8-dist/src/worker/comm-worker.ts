@@ -1,0 +1,149 @@
+// The comm worker: owns every socket of a rank and runs its engine, while the main thread computes or sleeps. A blocked main
+// thread sees no error event, no exit and no console output of a worker, so everything is caught here, put into the shared
+// control words, and logged with writeSync.
+import { writeSync } from 'node:fs';
+import { parentPort, workerData } from 'node:worker_threads';
+import { Engine } from '../engine/engine.ts';
+import type { OpRequest } from '../engine/request.ts';
+import { DistError } from '../errors.ts';
+import { loadCommAddon, nativeMath } from '../math/native.ts';
+import { plainMath } from '../math/plain.ts';
+import { Control, word } from './control.ts';
+import { Liveness } from './liveness.ts';
+import type { FromWorker, PostedOp, Region, ToWorker, WorkerOptions } from './messages.ts';
+import { Recorder } from './recorder.ts';
+import { wire, type Wired } from './wiring.ts';
+
+const port = parentPort;
+if (!port) throw new Error('internal: comm-worker.ts runs as a worker only');
+const options = workerData as WorkerOptions;
+const control = new Control(options.control);
+const recorder = new Recorder(options.recorder);
+const addon = loadCommAddon(options.addon);
+const tell = (message: FromWorker): void => port.postMessage(message);
+const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+
+let wired: Wired | null = null;
+let engine: Engine | null = null;
+let liveness: Liveness | null = null;
+let ending = false;
+const slots = new Map<number, OpRequest>();
+
+process.on('uncaughtException', (error) => broken(error));
+process.on('unhandledRejection', (error) => broken(error as Error));
+
+function broken(error: Error): void {
+  if (ending) return;
+  if (engine) engine.fail('worker', `the comm worker failed: ${error.stack ?? error}`);
+  else control.fail(new DistError('worker', `the comm worker failed: ${error.stack ?? error}`));
+}
+
+function viewOf(region: Region): Uint8Array {
+  if (typeof region === 'number') {
+    if (!addon) throw new Error('internal: a native tensor without the native addon');
+    return new Uint8Array(addon.bytes(region));
+  }
+  return new Uint8Array(region.sab, region.offset, region.bytes);
+}
+
+function requestOf(op: PostedOp): OpRequest {
+  return {
+    ...op,
+    segments: op.segments.map(viewOf),
+    out: op.out?.map(viewOf) ?? null,
+    scales: op.scales ? new Float32Array(op.scales) : new Float32Array(0),
+  };
+}
+
+function failed(error: DistError): void {
+  control.fail(error);
+  if (options.flightFolder) {
+    try {
+      const path = recorder.dump(options.flightFolder, engine?.rank ?? -1, { kind: error.kind, message: error.message, ranks: error.ranks });
+      writeSync(2, `rank ${engine?.rank}: flight record in ${path}\n`);
+    } catch (problem) {
+      writeSync(2, `rank ${engine?.rank}: no flight record: ${(problem as Error).message}\n`);
+    }
+  }
+  liveness?.abort(error);
+}
+
+async function start(): Promise<void> {
+  wired = await wire(options.wiring, addon);
+  const { data, generation } = wired;
+  engine = new Engine({
+    transport: data,
+    generation,
+    math: addon ? nativeMath(addon) : plainMath,
+    pool: wired.pool,
+    arenaOf: wired.arenaOf,
+    isMappedBy: wired.isMappedBy,
+    onDone: (request) => {
+      slots.delete(request.id);
+      control.finish(request.id);
+    },
+    onFailed: failed,
+    onControl: (frame) => liveness?.receive(frame),
+    record: (event, op) => recorder.record(event, op),
+    statusOf: (rank) => liveness?.statusOf(rank) ?? '',
+  });
+  if (wired.control !== data) wired.control.onMessage = (parts, from) => (engine as Engine).message(parts, from);
+  liveness = new Liveness({
+    engine,
+    transport: wired.control,
+    control,
+    deadAfterMs: options.deadAfterMs,
+    pidOf: wired.pidOf,
+    sleepingOn: () => {
+      const slot = Atomics.load(control.words, word.waitingOn) - 1;
+      const request = slot >= 0 ? slots.get(slot) : undefined;
+      return engine?.active.find((op) => op.request === request) ?? null;
+    },
+  });
+  if (wired.control !== data) wired.control.start();
+  wired.events.onDown = (rank) => liveness?.wentDown(rank);
+  wired.events.onUp = (rank) => liveness?.cameUp(rank);
+  tell({ ready: { rank: engine.rank, size: engine.size, generation, addresses: wired.addresses } });
+}
+
+/** Leaves: with `drain`, once the peers have acknowledged everything. */
+async function stop(how: 'drain' | 'now'): Promise<void> {
+  if (ending) return;
+  ending = true;
+  const limit = performance.now() + (how === 'drain' ? 1000 : 0);
+  while (engine && !engine.failure && !engine.isIdle && performance.now() < limit) {
+    await pause(5);
+    engine.flushAll();
+  }
+  if (engine && !engine.failure) {
+    engine.flushAll(true);
+    liveness?.bye();
+  }
+  liveness?.stop();
+  await pause(how === 'drain' ? 30 : 20);
+  const bytes = wired?.data.bytes ?? { sent: 0, received: 0 };
+  wired?.close();
+  Atomics.store(control.words, word.closed, 1);
+  Atomics.notify(control.words, word.closed);
+  tell({ closed: { ...bytes } });
+  port?.close();
+}
+
+port.on('message', (message: ToWorker) => {
+  if ('stop' in message) return void stop(message.stop);
+  if (!engine || engine.failure) return;
+  try {
+    const request = requestOf(message.op);
+    slots.set(request.id, request);
+    engine.post(request);
+  } catch (error) {
+    broken(error as Error);
+  }
+});
+
+start().catch((error: Error) => {
+  wired?.close();
+  const kind = error instanceof DistError ? error.kind : 'worker';
+  tell({ failed: { kind, message: error.message, user: error.name === 'UserError' || 'code' in error } });
+  port.close();
+});

@@ -1,0 +1,82 @@
+// What the main thread and its comm worker share: words to sleep on, the text of a failure, the flight recorder. The main
+// thread can be blocked for minutes, so everything the worker has to say must fit here.
+import { DistError, type FailureKind } from '../errors.ts';
+
+export const maxWorks = 4096;
+
+/** Word numbers. */
+export const word = {
+  failed: 0,
+  /** Counts what the main thread did: every post and every wait; what beats carry as progress. */
+  progress: 1,
+  /** 0: main computes; else 1 + slot of the work it sleeps on. */
+  waitingOn: 2,
+  /** The training step, if the program tells it. */
+  step: 3,
+  closed: 4,
+  /** Milliseconds (performance.timeOrigin based, low 31 bits) of main's last progress. */
+  progressAt: 5,
+  works: 64,
+} as const;
+
+export const workState = { free: 0, pending: 1, done: 2, failed: 3 } as const;
+
+const textBytes = 16 * 1024;
+
+export interface ControlMemory {
+  words: SharedArrayBuffer;
+  text: SharedArrayBuffer;
+}
+
+export class Control {
+  readonly memory: ControlMemory;
+  readonly words: Int32Array;
+  private readonly text: Uint8Array;
+
+  constructor(memory: ControlMemory = { words: new SharedArrayBuffer(4 * (word.works + maxWorks)), text: new SharedArrayBuffer(4 + textBytes) }) {
+    this.memory = memory;
+    this.words = new Int32Array(memory.words);
+    this.text = new Uint8Array(memory.text);
+  }
+
+  /** Worker: marks a work done and wakes the main thread if it sleeps on it. */
+  finish(slot: number): void {
+    Atomics.store(this.words, word.works + slot, workState.done);
+    Atomics.notify(this.words, word.works + slot);
+  }
+
+  /** Worker: the communicator has failed; wakes whoever sleeps. */
+  fail(error: DistError): void {
+    if (Atomics.load(this.words, word.failed)) return;
+    const json = Buffer.from(JSON.stringify({ kind: error.kind, message: error.message.slice(0, 8000), ranks: error.ranks.slice(0, 64) }));
+    const length = Math.min(json.length, textBytes);
+    this.text.set(json.subarray(0, length), 4);
+    new DataView(this.text.buffer).setInt32(0, length);
+    Atomics.store(this.words, word.failed, 1);
+    for (let slot = 0; slot < maxWorks; slot++) {
+      const at = word.works + slot;
+      if (Atomics.compareExchange(this.words, at, workState.pending, workState.failed) === workState.pending) Atomics.notify(this.words, at);
+    }
+  }
+
+  /** The failure, or null. */
+  failure(): DistError | null {
+    if (!Atomics.load(this.words, word.failed)) return null;
+    const length = new DataView(this.text.buffer).getInt32(0);
+    const { kind, message, ranks } = JSON.parse(Buffer.from(this.text.slice(4, 4 + length)).toString()) as {
+      kind: FailureKind;
+      message: string;
+      ranks: number[];
+    };
+    return new DistError(kind, message, ranks);
+  }
+
+  /** Main: something was done just now. */
+  progressed(): void {
+    Atomics.add(this.words, word.progress, 1);
+    Atomics.store(this.words, word.progressAt, clock());
+  }
+}
+
+/** Milliseconds that main and worker agree on, in 31 bits. */
+export const clock = (): number => Math.floor(performance.timeOrigin + performance.now()) & 0x7fffffff;

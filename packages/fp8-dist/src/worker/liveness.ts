@@ -1,0 +1,219 @@
+// Who is alive, and who gets on. Every rank's worker beats four times a second on the control sockets; a beat carries what the
+// main thread does, because a worker can be well while its main thread hangs. From the beats come
+//   - a rank that fell silent (stopped, cut off): ended by name after `deadAfterMs`;
+//   - a closed connection that does not come back, or a process that is no more: ended at once;
+//   - two ranks that sleep in collectives which the other never entered: named before the deadline;
+//   - the status of the awaited rank in the message of an expired deadline.
+
+import type { Engine } from '../engine/engine.ts';
+import type { Op } from '../engine/op.ts';
+import type { DistError } from '../errors.ts';
+import { encodeHeader, type Frame, type FrameKind, headerBytes } from '../link/frame.ts';
+import type { Transport } from '../transport/transport.ts';
+import { type Control, word } from './control.ts';
+
+export const beatMs = 250;
+
+export interface LivenessOptions {
+  engine: Engine;
+  /** Carries beats; may be the engine's own where there is only one. */
+  transport: Transport;
+  control: Control;
+  /** Silence after which a rank counts as dead. */
+  deadAfterMs: number;
+  /** Process id of a rank on this machine, or null. */
+  pidOf: (rank: number) => number | null;
+  /** The operation that the main thread sleeps on, or null. */
+  sleepingOn: () => Op | null;
+}
+
+interface Peer {
+  lastBeat: number;
+  downSince: number;
+  left: boolean;
+  progress: number;
+  progressAt: number;
+  step: number;
+  /** Where its main thread sleeps: name of the group, channel and number, or null. */
+  asleep: { group: number; channel: number; opSeq: number; ms: number; awaitsUs: boolean; text: string } | null;
+}
+
+const goneAfterMs = 800;
+const tickMs = 50;
+
+export class Liveness {
+  private readonly o: LivenessOptions;
+  private readonly peers: Peer[];
+  private readonly timer: NodeJS.Timeout;
+  private lastTick = performance.now();
+  private nextBeat = 0;
+  private stopped = false;
+
+  constructor(options: LivenessOptions) {
+    this.o = options;
+    const now = performance.now();
+    this.peers = Array.from({ length: options.engine.size }, () => ({
+      lastBeat: now + 2000,
+      downSince: 0,
+      left: false,
+      progress: -1,
+      progressAt: now,
+      step: 0,
+      asleep: null,
+    }));
+    this.timer = setInterval(() => this.tick(), tickMs);
+  }
+
+  stop(): void {
+    this.stopped = true;
+    clearInterval(this.timer);
+  }
+
+  /** What a rank does, as far as its beats tell. */
+  statusOf(rank: number): string {
+    const p = this.peers[rank];
+    const now = performance.now();
+    const silent = now - p.lastBeat;
+    if (silent > 3 * beatMs) return `no beat for ${(silent / 1000).toFixed(1)} s`;
+    if (p.asleep) return `alive, its main thread waits in ${p.asleep.text}`;
+    const step = p.step ? ` at step ${p.step}` : '';
+    return `alive, but its main thread has been busy outside of collectives for ${((now - p.progressAt) / 1000).toFixed(1)} s${step}: hung or slow`;
+  }
+
+  wentDown(rank: number): void {
+    if (this.peers[rank].downSince === 0) this.peers[rank].downSince = performance.now();
+  }
+
+  cameUp(rank: number): void {
+    this.peers[rank].downSince = 0;
+  }
+
+  /** A control frame of a member. */
+  receive(frame: Frame): void {
+    if (this.stopped) return;
+    const from = this.peers[frame.from];
+    const { engine } = this.o;
+    const now = performance.now();
+    from.lastBeat = now;
+    if (frame.kind === 'bye') {
+      from.left = true;
+      return;
+    }
+    const text = Buffer.from(frame.payload ?? []).toString();
+    if (frame.kind === 'abort') {
+      return engine.fail('aborted', `rank ${frame.from} at ${engine.transport.address(frame.from)} failed: ${text}`, [frame.from]);
+    }
+    // Beats: chunk = progress, slot = 1 while asleep, 2 while asleep and waiting for us, ack = ms asleep, seq is 0.
+    if (frame.chunk !== from.progress) {
+      from.progress = frame.chunk;
+      from.progressAt = now;
+    }
+    const [step, name] = text.split('\n', 2);
+    from.step = Number(step) || 0;
+    const { group, channel, opSeq, slot, ack } = frame;
+    from.asleep = slot ? { group, channel, opSeq, ms: ack, awaitsUs: slot === 2, text: name ?? '' } : null;
+    this.findDeadlock(frame.from);
+  }
+
+  /** Both sleep, each in what the other has not entered: neither can ever wake. */
+  private findDeadlock(rank: number): void {
+    const { engine } = this.o;
+    const theirs = this.peers[rank].asleep;
+    const mine = this.o.sleepingOn();
+    if (!theirs || !mine || theirs.ms < 2 * beatMs || performance.now() - mine.startedAt < 2 * beatMs) return;
+    const member = mine.request.members.indexOf(rank);
+    if (member < 0 || mine.announced[member]) return;
+    const posted = engine.active.some(({ request: r }) => r.group === theirs.group && r.channel === theirs.channel && r.opSeq === theirs.opSeq);
+    if (posted || !theirs.awaitsUs) return;
+    engine.fail(
+      'mismatch',
+      `rank ${engine.rank} (this one) waits in ${engine.opName(mine)}, rank ${rank} waits in ${theirs.text}, ` +
+        'and neither has entered what the other waits for. All ranks of a group must call the same collectives in the same order',
+      [engine.rank, rank],
+    );
+  }
+
+  private tick(): void {
+    const { engine } = this.o;
+    const now = performance.now();
+    // This process itself was stopped or starved: what looks like the others' silence is its own.
+    const stalled = now - this.lastTick;
+    this.lastTick = now;
+    if (stalled > 5 * tickMs) for (const p of this.peers) p.lastBeat = Math.max(p.lastBeat, Math.min(now, p.lastBeat + stalled));
+    if (engine.failure || this.stopped) return;
+    if (now >= this.nextBeat) {
+      this.nextBeat = now + beatMs;
+      this.beat();
+    }
+    for (let rank = 0; rank < this.peers.length; rank++) if (rank !== engine.rank) this.check(rank, now);
+    engine.tick();
+  }
+
+  private check(rank: number, now: number): void {
+    const p = this.peers[rank];
+    const { engine } = this.o;
+    if (p.left) {
+      if (engine.active.some((op) => op.request.members.includes(rank) && op.request.code !== 'close')) {
+        engine.lost(rank, 'it has closed its communicator');
+      }
+      return;
+    }
+    if (p.downSince) {
+      const pid = this.o.pidOf(rank);
+      if (pid !== null && !isAlive(pid)) return engine.lost(rank, `its process ${pid} has ended`);
+      if (now - p.downSince > goneAfterMs) return engine.lost(rank, 'its connection closed and did not come back');
+    }
+    if (now - p.lastBeat > this.o.deadAfterMs) engine.lost(rank, `no heartbeat for ${((now - p.lastBeat) / 1000).toFixed(1)} s`);
+  }
+
+  private beat(): void {
+    const { control } = this.o;
+    const op = this.o.sleepingOn();
+    const step = Atomics.load(control.words, word.step);
+    const text = `${step}\n${op ? this.o.engine.opName(op) : ''}`;
+    const r = op?.request;
+    const asleep = op ? Math.max(0, Math.round(performance.now() - op.startedAt)) : 0;
+    const absent = new Set(op?.awaited().filter((a) => !a.entered).map((a) => a.rank));
+    this.toAll('beat', text, (to) => ({
+      group: r?.group ?? 0,
+      channel: r?.channel ?? 0,
+      opSeq: r?.opSeq ?? 0,
+      chunk: Atomics.load(control.words, word.progress) >>> 0,
+      slot: op ? (absent.has(to) ? 2 : 1) : 0,
+      ack: asleep,
+    }));
+  }
+
+  /** Tells all others why this rank gives up. */
+  abort(error: DistError): void {
+    this.toAll('abort', error.message.slice(0, 2000));
+  }
+
+  bye(): void {
+    this.toAll('bye', '');
+  }
+
+  private toAll(kind: FrameKind, text: string, fields: (to: number) => Partial<Frame> = () => ({})): void {
+    const { engine, transport } = this.o;
+    const payload = Buffer.from(text);
+    for (let to = 0; to < engine.size; to++) {
+      if (to === engine.rank) continue;
+      const message = Buffer.allocUnsafe(headerBytes + payload.length);
+      payload.copy(message, headerBytes);
+      const plain = { group: 0, channel: 0, opSeq: 0, chunk: 0, slot: 0, ack: 0 };
+      const addressed = { from: engine.rank, to, generation: engine.generation, seq: 0, payloadBytes: payload.length };
+      encodeHeader(message, { kind, carrier: 'inline', ...plain, ...fields(to), ...addressed }, payload);
+      transport.send(to, [message]);
+    }
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code !== 'ESRCH';
+  }
+}
+

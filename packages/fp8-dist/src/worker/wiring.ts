@@ -1,0 +1,173 @@
+// Brings a rank's sockets up: inboxes, rendezvous, arenas, connections.
+import { mkdirSync, mkdtempSync, readFileSync, readlinkSync, rmSync } from 'node:fs';
+import { createSocket } from 'node:dgram';
+import { hostname, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { UserError } from 'fp8-core';
+import { slotBytes, SlotPool } from '../link/slots.ts';
+import type { CommAddon } from '../math/native.ts';
+import { type Member, route } from '../rendezvous/member.ts';
+import { curveKeys, isLoopback } from '../rendezvous/security.ts';
+import { meet } from '../rendezvous/store.ts';
+import { serveZap, type ZapHandler } from '../rendezvous/zap.ts';
+import type { Transport } from '../transport/transport.ts';
+import { bindInbox, zeromqTransport } from '../transport/zeromq.ts';
+import { portsTransport } from '../transport/ports.ts';
+import type { Wiring } from './messages.ts';
+
+export interface Wired {
+  data: Transport;
+  control: Transport;
+  generation: number;
+  pool: SlotPool;
+  arenaOf: (rank: number) => Uint8Array | null;
+  isMappedBy: (rank: number) => boolean;
+  pidOf: (rank: number) => number | null;
+  addresses: string[];
+  /** Set before the transports report anything. */
+  events: { onDown: (rank: number) => void; onUp: (rank: number) => void };
+  close: () => void;
+}
+
+/** 64 slots of 512 KiB: what this rank may have in flight. */
+const arenaSlots = 64;
+
+export async function wire(wiring: Wiring, addon: CommAddon | null): Promise<Wired> {
+  return wiring.kind === 'ports' ? wirePorts(wiring) : wireZeroMQ(wiring, addon);
+}
+
+function wirePorts({ rank, ports }: Extract<Wiring, { kind: 'ports' }>): Wired {
+  const data = portsTransport(rank, ports);
+  return {
+    data,
+    control: data,
+    generation: 1,
+    pool: new SlotPool(arenaSlots),
+    arenaOf: () => null,
+    isMappedBy: () => false,
+    pidOf: () => null,
+    addresses: ports.map((_, r) => `thread ${r}`),
+    events: { onDown: () => {}, onUp: () => {} },
+    close: () => data.close(),
+  };
+}
+
+/** The same for processes that share a kernel, a network and process ids. */
+function hostId(): string {
+  const parts = [hostname()];
+  try {
+    parts.push(readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim());
+    for (const ns of ['net', 'pid', 'mnt']) parts.push(readlinkSync(`/proc/self/ns/${ns}`));
+  } catch {
+    // not Linux: the host name has to do
+  }
+  return parts.join(' ');
+}
+
+/** The address of this machine that a peer at `host` sees. */
+function addressTowards(host: string): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const socket = createSocket('udp4');
+    socket.on('error', reject);
+    socket.connect(9, host, () => {
+      const { address } = socket.address();
+      socket.close();
+      resolve(address);
+    });
+  });
+}
+
+async function wireZeroMQ({ environment: env, jobKey, rendezvousMs }: Extract<Wiring, { kind: 'zeromq' }>, addon: CommAddon | null): Promise<Wired> {
+  const zmq = await import('zeromq');
+  const { rank, worldSize: size, masterAddr, masterPort } = env;
+  const overNetwork = !env.folder && !isLoopback(masterAddr);
+  if (overNetwork && !jobKey) {
+    throw new UserError(
+      `MASTER_ADDR ${masterAddr} is reachable from other machines, and the job has no key: set FP8_JOB_KEY (or FP8_JOB_KEY_FILE) ` +
+        'to the same 32 random bytes, as base64url, on all machines; `fp8lm launch` makes one',
+    );
+  }
+  const keys = jobKey && overNetwork ? curveKeys(jobKey) : null;
+  let zap: ZapHandler | null = null;
+  if (keys) zap = await serveZap(zmq, keys.publicKey);
+
+  const ownFolder = env.folder ? null : mkdtempSync(join(tmpdir(), 'fp8lm-'));
+  const folder = env.folder ?? (ownFolder as string);
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  const removeFolder = () => {
+    if (ownFolder) rmSync(ownFolder, { recursive: true, force: true });
+  };
+  try {
+    const ipcData = await bindInbox(zmq, `ipc://${folder}/d${rank}`, null);
+    const ipcControl = await bindInbox(zmq, `ipc://${folder}/c${rank}`, null);
+    const local = overNetwork ? await addressTowards(masterAddr) : null;
+    const tcpData = local ? await bindInbox(zmq, `tcp://${local}:*`, keys) : null;
+    const tcpControl = local ? await bindInbox(zmq, `tcp://${local}:*`, keys) : null;
+    const arena = addon && process.env.FP8_SHM !== '0' ? addon.arenaCreate(arenaSlots * slotBytes) : null;
+    const self: Member = {
+      rank,
+      pid: process.pid,
+      host: hostId(),
+      hostname: hostname(),
+      ipcData: ipcData.endpoint,
+      ipcControl: ipcControl.endpoint,
+      tcpData: tcpData?.endpoint ?? null,
+      tcpControl: tcpControl?.endpoint ?? null,
+      arenaFd: arena?.fd ?? null,
+      arenaBytes: arena ? arenaSlots * slotBytes : null,
+    };
+    const store = env.folder ? `ipc://${folder}/store` : `tcp://${overNetwork ? masterAddr : '127.0.0.1'}:${masterPort}`;
+    const job = process.env.FP8_JOB_ID ?? '';
+    const rendezvous = await meet(zmq, { rank, size, store, job, keys, timeoutMs: rendezvousMs }, self);
+    const { generation, members } = rendezvous.table;
+
+    const arenas: (Uint8Array | null)[] = members.map((m) => mapArena(addon, self, m));
+    const routes = members.map((m) => (m.rank === rank ? { data: '', control: '', local: true } : route(self, m)));
+    const addresses = members.map((m, r) => (routes[r].local ? `pid ${m.pid}` : `${m.hostname} ${routes[r].data.replace('tcp://', '')}`));
+    const events: Wired['events'] = { onDown: () => {}, onUp: () => {} };
+    const common = { zmq, rank, size, addresses, keys };
+    const data = zeromqTransport({
+      ...common,
+      inboxes: tcpData ? [ipcData, tcpData] : [ipcData],
+      endpoints: routes.map((r) => r.data),
+    });
+    const control = zeromqTransport({
+      ...common,
+      inboxes: tcpControl ? [ipcControl, tcpControl] : [ipcControl],
+      endpoints: routes.map((r) => r.control),
+      onDown: (r) => events.onDown(r),
+      onUp: (r) => events.onUp(r),
+    });
+    const mappedBy = await rendezvous.ready(arenas.flatMap((a, r) => (a ? [r] : [])));
+    return {
+      data,
+      control,
+      generation,
+      pool: new SlotPool(arenaSlots, arena ? new Uint8Array(arena.memory) : null),
+      arenaOf: (r) => arenas[r],
+      isMappedBy: (r) => mappedBy[r].includes(rank),
+      pidOf: (r) => (routes[r].local ? members[r].pid : null),
+      addresses,
+      events,
+      close() {
+        data.close();
+        control.close();
+        zap?.close();
+        removeFolder();
+      },
+    };
+  } catch (error) {
+    removeFolder();
+    throw error;
+  }
+}
+
+function mapArena(addon: CommAddon | null, self: Member, peer: Member): Uint8Array | null {
+  if (!addon || peer.rank === self.rank || peer.host !== self.host || process.env.FP8_SHM === '0') return null;
+  if (peer.arenaFd === null || peer.arenaBytes !== arenaSlots * slotBytes) return null;
+  try {
+    return new Uint8Array(addon.arenaMap(peer.pid, peer.arenaFd, peer.arenaBytes));
+  } catch {
+    return null; // another user, or a hardened kernel: payloads go over the socket
+  }
+}
