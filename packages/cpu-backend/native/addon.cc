@@ -1,6 +1,7 @@
 // The CPU backend's Node addon: the shared glue plus what only a CPU can tell (instruction set, threads, ceilings).
 #include "addon.h"
 
+#include "comm_napi.h"
 #include "gemm.h"
 #include "isa.h"
 #include "peak.h"
@@ -76,5 +77,6 @@ NAPI_MODULE_INIT() {
   define(env, exports, "setThreads", setThreads);
   define(env, exports, "peakGflops", peakGflops);
   define(env, exports, "copyGBs", copyGBs);
+  defineComm(env, exports);
   return install(env, exports);
 }

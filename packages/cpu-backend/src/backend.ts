@@ -52,6 +52,9 @@ const addonPath = fileURLToPath(new URL('../build/cpu_backend.node', import.meta
 
 let loaded: CpuBackend | undefined;
 
+/** Path of the native addon for communication workers, which load it by themselves; null if it was not built. */
+export const cpuBackendAddonPath = (): string | null => (existsSync(addonPath) ? addonPath : null);
+
 /** True when the native addon has been built. */
 export const isCpuBackendBuilt = (): boolean => existsSync(addonPath);
 

@@ -24,7 +24,8 @@ const numberFrom = (name: string): number | undefined => {
   const text = process.env[name];
   if (!text) return undefined;
   const value = Number(text);
-  if (!(value > 0)) throw new UserError(`${name} is ${JSON.stringify(text)}; expected a positive number of milliseconds`);
+  if (!(value > 0))
+    throw new UserError(`${name} is ${JSON.stringify(text)}; expected a positive number of milliseconds`);
   return value;
 };
 
@@ -48,7 +49,11 @@ export async function connect(
     flightFolder: options.flightFolder ?? process.env.FP8_FLIGHT_DIR ?? null,
   };
   const here = import.meta.url.endsWith('.ts') ? './worker/comm-worker.ts' : './worker/comm-worker.js';
-  const worker = spawnModule(new URL(here, import.meta.url), workerOptions as unknown as Record<string, unknown>, transferList);
+  const worker = spawnModule(
+    new URL(here, import.meta.url),
+    workerOptions as unknown as Record<string, unknown>,
+    transferList,
+  );
   const [message] = (await once(worker, 'message')) as [FromWorker];
   if ('failed' in message) {
     const { kind, message: text, user } = message.failed;
@@ -67,8 +72,6 @@ export class Communicator {
   readonly world: Group;
   /** True when the worker calculates natively and reads tensors of the CPU backend in place. */
   readonly native: boolean;
-  /** Payload and header bytes of this rank, known after `close`; while running, see `bytesPosted`. */
-  bytes = { sent: 0, received: 0 };
   readonly timeoutMs: number;
   readonly firstTimeoutMs: number;
   private readonly worker: Worker | null;
@@ -99,9 +102,11 @@ export class Communicator {
     worker.unref();
     process.on('exit', this.onExit);
     worker.on('error', (error) => control.fail(new DistError('worker', `the comm worker failed: ${error.message}`)));
-    worker.on('message', (m: FromWorker) => {
-      if ('closed' in m) this.bytes = m.closed;
-    });
+  }
+
+  /** Bytes of this rank so far, headers included, whether over a socket or through shared memory. */
+  traffic(): { sent: number; received: number } {
+    return this.control.traffic();
   }
 
   /** Tells the other ranks how far this one is, for their messages. */
@@ -153,7 +158,10 @@ export class Communicator {
     Atomics.store(words, at, workState.free);
     this.control.progressed();
     if (state === workState.done) return;
-    throw this.control.failure() ?? new DistError('worker', `the comm worker did not answer within ${(timeoutMs + 5000) / 1000} s`);
+    throw (
+      this.control.failure() ??
+      new DistError('worker', `the comm worker did not answer within ${(timeoutMs + 5000) / 1000} s`)
+    );
   }
 
   /** The failure that ended this communicator, or null. */

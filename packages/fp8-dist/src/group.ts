@@ -89,11 +89,22 @@ export class Group {
    */
   reduceScatter(out: Operand, x: Operand, options: ReduceOptions = {}): Work {
     const size = sizeOf(out);
-    this.check('reduceScatter', sizeOf(x) === size * this.size, `${sizeOf(x)} elements for ${this.size} shares of ${size}`);
+    this.check(
+      'reduceScatter',
+      sizeOf(x) === size * this.size,
+      `${sizeOf(x)} elements for ${this.size} shares of ${size}`,
+    );
     this.sameDType('reduceScatter', [x, out]);
     if (this.size === 1) return this.copyInto(out, x);
     const bounds = this.ranks.map((_, i) => i * size);
-    return this.start({ code: 'reduceScatter', input: [x], out: [out], bounds: [...bounds, this.size * size], reduce: options, written: () => false });
+    return this.start({
+      code: 'reduceScatter',
+      input: [x],
+      out: [out],
+      bounds: [...bounds, this.size * size],
+      reduce: options,
+      written: () => false,
+    });
   }
 
   /**
@@ -125,7 +136,11 @@ export class Group {
     const bounds: number[] = Array(this.size + 1).fill(0);
     let last = 0;
     owners.forEach((owner, i) => {
-      this.check(what, Number.isInteger(owner) && owner >= last && owner < this.size, `owners must ascend from 0 to ${this.size - 1}; owner ${i} is ${owner} after ${last}`);
+      this.check(
+        what,
+        Number.isInteger(owner) && owner >= last && owner < this.size,
+        `owners must ascend from 0 to ${this.size - 1}; owner ${i} is ${owner} after ${last}`,
+      );
       last = owner;
       bounds[owner + 1] += sizeOf(tensors[i]);
     });
@@ -136,7 +151,11 @@ export class Group {
   /** Concatenates: elements [i, i + 1) * x.size of `out` come from rank i. `x` is unchanged; scaled dtypes get a shared scale. */
   allGather(out: Operand, x: Operand): Work {
     const size = sizeOf(x);
-    this.check('allGather', sizeOf(out) === size * this.size, `${this.size} parts of ${size} elements into ${sizeOf(out)}`);
+    this.check(
+      'allGather',
+      sizeOf(out) === size * this.size,
+      `${this.size} parts of ${size} elements into ${sizeOf(out)}`,
+    );
     this.sameDType('allGather', [x, out]);
     if (this.size === 1) return this.copyInto(out, x);
     const bounds = [...this.ranks.map((_, i) => i * size), this.size * size];
@@ -146,7 +165,11 @@ export class Group {
   /** Copies from the group rank `root` to all, in place. */
   broadcast(x: Operand | readonly Operand[], root = 0): Work {
     const input = asList(x);
-    this.check('broadcast', Number.isInteger(root) && root >= 0 && root < this.size, `root ${root} is not in 0 to ${this.size - 1}`);
+    this.check(
+      'broadcast',
+      Number.isInteger(root) && root >= 0 && root < this.size,
+      `root ${root} is not in 0 to ${this.size - 1}`,
+    );
     const n = total(input);
     const bounds = Array.from({ length: this.size + 1 }, (_, i) => (i <= root ? 0 : n));
     return this.start({ code: 'broadcast', input, bounds, root, written: () => this.rank !== root });
@@ -155,7 +178,11 @@ export class Group {
   /** Part i of `x` goes to rank i; part i of `out` comes from rank i. Equal parts; scaled dtypes get a shared scale. */
   allToAll(out: Operand, x: Operand): Work {
     const size = sizeOf(x);
-    this.check('allToAll', sizeOf(out) === size && size % this.size === 0, `${size} elements into ${sizeOf(out)}, ${this.size} equal parts`);
+    this.check(
+      'allToAll',
+      sizeOf(out) === size && size % this.size === 0,
+      `${size} elements into ${sizeOf(out)}, ${this.size} equal parts`,
+    );
     this.sameDType('allToAll', [x, out]);
     if (this.size === 1) return this.copyInto(out, x);
     const bounds = Array.from({ length: this.size + 1 }, (_, i) => (i * size) / this.size);
@@ -173,7 +200,11 @@ export class Group {
 
   private pair(what: 'send' | 'recv', x: Operand, from: number, to: number): Work {
     const other = what === 'send' ? to : from;
-    this.check(what, Number.isInteger(other) && other >= 0 && other < this.size && other !== this.rank, `rank ${other} in a group of ${this.size}, this is rank ${this.rank}`);
+    this.check(
+      what,
+      Number.isInteger(other) && other >= 0 && other < this.size && other !== this.rank,
+      `rank ${other} in a group of ${this.size}, this is rank ${this.rank}`,
+    );
     const n = sizeOf(x);
     const channel = { id: 1 + from * this.size + to, members: [this.ranks[from], this.ranks[to]] };
     const sending = what === 'send';
@@ -221,7 +252,8 @@ export class Group {
    */
   split(color: number | null, key = this.rank, name?: string): Group | null {
     const n = this.splits++;
-    if (this.size === 1) return color === null ? null : new Group(null, name ?? this.name, 0, this.ranks, this.ranks[0]);
+    if (this.size === 1)
+      return color === null ? null : new Group(null, name ?? this.name, 0, this.ranks, this.ranks[0]);
     const all = this.gatherObjects([color, key, this.ranks[this.rank]] as [number | null, number, number]);
     if (color === null) return null;
     const members = all.filter(([c]) => c === color).sort((a, b) => a[1] - b[1] || a[2] - b[2]);
@@ -239,7 +271,8 @@ export class Group {
   private sameDType(what: string, list: readonly Operand[]): DType {
     const dtype = list.length ? dtypeOf(list[0]) : 'u8';
     for (const x of list) {
-      if (dtypeOf(x) !== dtype) throw new TypeError(`${what} on ${this.name}: dtypes ${dtype} and ${dtypeOf(x)} in one call`);
+      if (dtypeOf(x) !== dtype)
+        throw new TypeError(`${what} on ${this.name}: dtypes ${dtype} and ${dtypeOf(x)} in one call`);
     }
     return dtype;
   }
@@ -262,7 +295,8 @@ export class Group {
     const { op = 'sum', range = 'fit', roundEachStep = false } = plan.reduce ?? {};
     if (plan.reduce) {
       if (dtype === 'u8' || dtype === 'u16') throw new TypeError(`${code} on ${this.name}: ${dtype} cannot be reduced`);
-      if (dtype === 'i32' && op === 'mean') throw new TypeError(`${code} on ${this.name}: the mean of i32 is not defined`);
+      if (dtype === 'i32' && op === 'mean')
+        throw new TypeError(`${code} on ${this.name}: the mean of i32 is not defined`);
     }
     this.check(code, input.length <= maxSegments, `${input.length} tensors; at most ${maxSegments} in one call`);
     if (!this.comm || this.size === 1) return doneWork(undefined);

@@ -1,3 +1,4 @@
+export { benchAllReduce, type BenchAllReduceOptions, type BenchAllReduceResult } from './bench.ts';
 export { Communicator, type CommunicatorOptions } from './communicator.ts';
 export { DistError, type FailureKind, ProtocolError } from './errors.ts';
 export { evenShares, Group, type ReduceOptions } from './group.ts';

@@ -32,7 +32,11 @@ export const dtypeOf = (x: Operand): DType =>
   x instanceof Float32Array ? 'f32' : x instanceof Int32Array ? 'i32' : x.dtype;
 
 export const sizeOf = (x: Operand): number =>
-  x instanceof Tensor ? x.size : x instanceof Float32Array || x instanceof Int32Array ? x.length : x.data.byteLength / dtypes[x.dtype].bytes;
+  x instanceof Tensor
+    ? x.size
+    : x instanceof Float32Array || x instanceof Int32Array
+      ? x.length
+      : x.data.byteLength / dtypes[x.dtype].bytes;
 
 function copied(bytes: number): { region: Region; memory: Uint8Array } {
   const sab = new SharedArrayBuffer(bytes);
@@ -83,7 +87,10 @@ function stagePlain(x: Exclude<Operand, Tensor>): Staged {
   const bytes = bytesOf(data);
   const shared = data.buffer instanceof SharedArrayBuffer;
   const { region, memory } = shared
-    ? { region: { sab: data.buffer as SharedArrayBuffer, offset: data.byteOffset, bytes: data.byteLength }, memory: null }
+    ? {
+        region: { sab: data.buffer as SharedArrayBuffer, offset: data.byteOffset, bytes: data.byteLength },
+        memory: null,
+      }
     : copied(bytes.length);
   memory?.set(bytes);
   return {

@@ -18,7 +18,10 @@ export async function runThreads<T>(size: number, module: URL, argument: unknown
       ports[b][a] = port2;
     }
   }
-  const entry = new URL(import.meta.url.endsWith('.ts') ? './worker/thread-rank.ts' : './worker/thread-rank.js', import.meta.url);
+  const entry = new URL(
+    import.meta.url.endsWith('.ts') ? './worker/thread-rank.ts' : './worker/thread-rank.js',
+    import.meta.url,
+  );
   const workers = ports.map((own, rank) => {
     const transfer = own.filter((p): p is MessagePort => p !== null);
     return spawnModule(entry, { rank, size, ports: own, module: module.href, argument }, transfer);

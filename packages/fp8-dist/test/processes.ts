@@ -39,22 +39,26 @@ export function jobFolder(): { folder: string; done: () => void } {
 
 export function startRanks(size: number, module: URL, argument: unknown, env: Record<string, string>): RankProcess[] {
   return Array.from({ length: size }, (_, rank) => {
-    const child = spawn(process.execPath, ['--import', 'tsx', '--conditions=source', fileURLToPath(new URL('./ranks/process.ts', import.meta.url))], {
-      env: {
-        ...process.env,
-        NODE_OPTIONS: '',
-        RANK: `${rank}`,
-        WORLD_SIZE: `${size}`,
-        LOCAL_RANK: `${rank}`,
-        LOCAL_WORLD_SIZE: `${size}`,
-        TEST_MODULE: module.href,
-        TEST_ARGUMENT: JSON.stringify(argument),
-        FP8_RENDEZVOUS_TIMEOUT_MS: '30000',
-        FP8_TIMEOUT_MS: '20000',
-        ...env,
+    const child = spawn(
+      process.execPath,
+      ['--import', 'tsx', '--conditions=source', fileURLToPath(new URL('./ranks/process.ts', import.meta.url))],
+      {
+        env: {
+          ...process.env,
+          NODE_OPTIONS: '',
+          RANK: `${rank}`,
+          WORLD_SIZE: `${size}`,
+          LOCAL_RANK: `${rank}`,
+          LOCAL_WORLD_SIZE: `${size}`,
+          TEST_MODULE: module.href,
+          TEST_ARGUMENT: JSON.stringify(argument),
+          FP8_RENDEZVOUS_TIMEOUT_MS: '30000',
+          FP8_TIMEOUT_MS: '20000',
+          ...env,
+        },
+        stdio: ['ignore', 'pipe', 'pipe'],
       },
-      stdio: ['ignore', 'pipe', 'pipe'],
-    });
+    );
     let out = '';
     let err = '';
     child.stdout.on('data', (d) => {
@@ -71,7 +75,12 @@ export function startRanks(size: number, module: URL, argument: unknown, env: Re
 }
 
 /** Runs a job to its end and returns each rank's result. @throws with a rank's error output if it failed */
-export async function runProcesses<T>(size: number, module: URL, argument: unknown, env: Record<string, string> = {}): Promise<T[]> {
+export async function runProcesses<T>(
+  size: number,
+  module: URL,
+  argument: unknown,
+  env: Record<string, string> = {},
+): Promise<T[]> {
   const { folder, done } = jobFolder();
   try {
     const wiring = env.MASTER_PORT ? {} : { FP8_JOB_FOLDER: folder };

@@ -72,11 +72,13 @@ export function decodeDescriptor(bytes: Uint8Array): { descriptor: Descriptor; d
   const count = b.readDoubleLE(8);
   const numScales = b.readUInt32LE(20);
   const numData = b.readUInt32LE(24);
-  if (!code || !dtype || !reduce || b[3] > 7 || root > 65535) throw new ProtocolError('an announcement with unknown codes');
+  if (!code || !dtype || !reduce || b[3] > 7 || root > 65535)
+    throw new ProtocolError('an announcement with unknown codes');
   if (!Number.isSafeInteger(count) || count < 0) throw new ProtocolError(`an announcement of ${count} elements`);
   if (numScales > maxSegments || numData > eagerBytes) throw new ProtocolError(`${numScales} scales, ${numData} bytes`);
   const head = fixedBytes + 4 * numScales;
-  if (b.length !== head + numData) throw new ProtocolError(`an announcement of ${b.length} bytes, ${head + numData} expected`);
+  if (b.length !== head + numData)
+    throw new ProtocolError(`an announcement of ${b.length} bytes, ${head + numData} expected`);
   const scales = new Float32Array(numScales);
   for (let i = 0; i < numScales; i++) {
     scales[i] = b.readFloatLE(fixedBytes + 4 * i);

@@ -90,6 +90,16 @@ export class Engine implements LinkHost, OpHost {
     return [...this.ops.values()];
   }
 
+  /** Bytes sent and received, payloads that stay in shared memory included. */
+  traffic(): { sent: number; received: number } {
+    let { sent, received } = this.transport.bytes;
+    for (const link of this.links) {
+      sent += link?.shared.sent ?? 0;
+      received += link?.shared.received ?? 0;
+    }
+    return { sent, received };
+  }
+
   /** True when every frame sent was acknowledged. */
   get isIdle(): boolean {
     return this.links.every((link) => !link || link.idle);
@@ -217,6 +227,10 @@ export class Engine implements LinkHost, OpHost {
     return this.pool.take(readers);
   }
 
+  takePartSlot(): Slot | null {
+    return this.pool.available > this.pool.size / 2 ? this.pool.take(1) : null;
+  }
+
   sendSlot(op: Op, kind: FrameKind, to: number, chunk: number, slot: Slot, bytes: number): void {
     const { group, channel, opSeq } = op.request;
     const link = this.links[op.request.members[to]] as Link;
@@ -309,7 +323,11 @@ export class Engine implements LinkHost, OpHost {
 
   lost(rank: number, why: string): void {
     if (this.failure) return;
-    this.fail('peer-lost', `rank ${rank} at ${this.transport.address(rank)} is gone: ${why}; this rank was ${this.doing()}`, [rank]);
+    this.fail(
+      'peer-lost',
+      `rank ${rank} at ${this.transport.address(rank)} is gone: ${why}; this rank was ${this.doing()}`,
+      [rank],
+    );
   }
 
   fail(kind: FailureKind, message: string, ranks: readonly number[] = []): void {
@@ -321,5 +339,3 @@ export class Engine implements LinkHost, OpHost {
 }
 
 const keyOf = (group: number, channel: number, opSeq: number): string => `${group}/${channel}/${opSeq}`;
-
-

@@ -24,6 +24,11 @@ export interface OpHost {
   announce(op: Op, to: number, payload: Buffer): void;
   /** A free slot that `readers` ranks will read, or null. */
   takeSlot(readers: number): Slot | null;
+  /**
+   * The same for parts to sum, which the receiver keeps until all ranks' parts are there: leaves half of the slots to results,
+   * which are always consumed. Without that, ranks whose slots all hold parts would wait for each other for ever.
+   */
+  takePartSlot(): Slot | null;
   sendSlot(op: Op, kind: 'scatter' | 'result', to: number, chunk: number, slot: Slot, bytes: number): void;
 }
 
@@ -83,7 +88,10 @@ export class Op {
     this.output = request.out ? new Layout(request.out, dtype, width) : this.input;
     this.reduces = code === 'allReduce' || code === 'reduceScatter';
     this.gathers = code === 'allReduce' || code === 'allGather' || code === 'broadcast';
-    const count = code === 'allToAll' || code === 'allGather' || code === 'send' ? Math.max(this.input.size, this.output.size) : this.input.size;
+    const count =
+      code === 'allToAll' || code === 'allGather' || code === 'send'
+        ? Math.max(this.input.size, this.output.size)
+        : this.input.size;
     this.descriptor = {
       code,
       dtype,
@@ -247,7 +255,8 @@ export class Op {
   announcement(from: number, descriptor: Descriptor, data: Uint8Array): void {
     if (this.announced[from]) throw new ProtocolError('announced the same collective twice');
     const expected = this.eager ? this.eagerLength(from) : 0;
-    if (data.length !== expected) throw new ProtocolError(`announced ${data.length} bytes of data instead of ${expected}`);
+    if (data.length !== expected)
+      throw new ProtocolError(`announced ${data.length} bytes of data instead of ${expected}`);
     this.enter(from, descriptor, this.eager ? data : null);
   }
 
@@ -278,7 +287,9 @@ export class Op {
     if (this.reduces) {
       const [begin, end] = code === 'allReduce' ? [0, this.input.size] : this.share(this.me);
       if (end > begin) {
-        const parts = this.eagerData.map((d, i) => this.input.rescaled(begin, end, d as Uint8Array, this.ratiosOf(i, own), math));
+        const parts = this.eagerData.map((d, i) =>
+          this.input.rescaled(begin, end, d as Uint8Array, this.ratiosOf(i, own), math),
+        );
         const sum = Buffer.allocUnsafe((end - begin) * this.input.width);
         if (code === 'reduceScatter') math.reduce(sum, this.inStepOrder(parts), dtype, reduce, this.outScale(), steps);
         else this.reduceByShares(sum, parts);
@@ -305,7 +316,14 @@ export class Op {
       const [begin, end] = this.share(owner);
       if (end <= begin) continue;
       const cut = parts.map((p) => p.subarray(begin * w, end * w));
-      this.host.math.reduce(sum.subarray(begin * w, end * w), this.inStepOrder(cut, owner), dtype, reduce, this.outScale(), true);
+      this.host.math.reduce(
+        sum.subarray(begin * w, end * w),
+        this.inStepOrder(cut, owner),
+        dtype,
+        reduce,
+        this.outScale(),
+        true,
+      );
     }
   }
 
@@ -364,7 +382,7 @@ export class Op {
       if (best < 0 || this.nextScatter[to] < this.nextScatter[best]) best = to;
     }
     if (best < 0) return false;
-    const slot = this.host.takeSlot(1);
+    const slot = this.reduces ? this.host.takePartSlot() : this.host.takeSlot(1);
     if (!slot) return false;
     const chunk = this.nextScatter[best]++;
     const [begin, end] = this.chunkRange(best, chunk);
@@ -407,7 +425,8 @@ export class Op {
   }
 
   private expected(frame: Frame, shareOf: number, bounds: readonly number[], from: number): [number, number] {
-    if (frame.chunk >= this.chunksOf(shareOf, bounds)) throw new ProtocolError(`sent chunk ${frame.chunk} (rank ${from})`);
+    if (frame.chunk >= this.chunksOf(shareOf, bounds))
+      throw new ProtocolError(`sent chunk ${frame.chunk} (rank ${from})`);
     return this.chunkRange(shareOf, frame.chunk, bounds);
   }
 
@@ -471,4 +490,3 @@ export class Op {
     this.output.write(outBegin, outBegin + end - begin, copy);
   }
 }
-

@@ -85,7 +85,8 @@ export function decodeFrame(parts: readonly Uint8Array[]): Frame {
   if (payloadBytes > maxPayloadBytes) throw new ProtocolError(`a payload of ${payloadBytes} bytes`);
   const inline = carrier === 'inline' ? payloadBytes : 0;
   if (b.length !== headerBytes + inline) throw new ProtocolError(`${b.length} bytes for a payload of ${inline}`);
-  if ((carrier === 'part') !== (parts.length === 2)) throw new ProtocolError(`${parts.length} parts, carrier ${carrier}`);
+  if ((carrier === 'part') !== (parts.length === 2))
+    throw new ProtocolError(`${parts.length} parts, carrier ${carrier}`);
   let payload: Uint8Array | null = null;
   if (carrier === 'inline') payload = b.subarray(headerBytes);
   else if (carrier === 'part') {

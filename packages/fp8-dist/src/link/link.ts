@@ -37,6 +37,8 @@ export interface OpAddress {
 export class Link {
   /** Frames dropped: repeated, out of order, of another job. */
   readonly counters = { duplicates: 0, gaps: 0, repeated: 0 };
+  /** Payload bytes that went through shared memory. */
+  readonly shared = { sent: 0, received: 0 };
   readonly peer: number;
   private readonly host: LinkHost;
   /** The peer's arena, mapped here; null when payloads travel on the wire. */
@@ -88,19 +90,46 @@ export class Link {
     const header = this.header(kind, shared ? 'slot' : 'part', op, chunk, slot.index, bytes);
     const message = Buffer.allocUnsafe(headerBytes);
     encodeHeader(message, header, payload);
-    if (shared) this.slotsOut.set(slot.index, slot);
+    if (shared) {
+      this.slotsOut.set(slot.index, slot);
+      this.shared.sent += bytes;
+    }
     this.keepAndSend(
-      { seq: header.seq, parts: shared ? [message] : [message, payload], slot: shared ? null : slot, bytes: headerBytes + bytes },
+      {
+        seq: header.seq,
+        parts: shared ? [message] : [message, payload],
+        slot: shared ? null : slot,
+        bytes: headerBytes + bytes,
+      },
       now,
     );
   }
 
-  private header(kind: FrameKind, carrier: 'inline' | 'part' | 'slot', op: OpAddress, chunk: number, slot: number, n: number) {
+  private header(
+    kind: FrameKind,
+    carrier: 'inline' | 'part' | 'slot',
+    op: OpAddress,
+    chunk: number,
+    slot: number,
+    n: number,
+  ) {
     this.ackOwed = 0;
     this.ackDueAt = 0;
     const { rank, generation } = this.host;
     const seq = this.nextSeq++;
-    return { kind, carrier, from: rank, to: this.peer, generation, seq, ack: this.received, ...op, chunk, slot, payloadBytes: n };
+    return {
+      kind,
+      carrier,
+      from: rank,
+      to: this.peer,
+      generation,
+      seq,
+      ack: this.received,
+      ...op,
+      chunk,
+      slot,
+      payloadBytes: n,
+    };
   }
 
   private keepAndSend(sent: Sent, now: number): void {
@@ -126,6 +155,7 @@ export class Link {
     if (this.ackDueAt === 0) this.ackDueAt = now + ackDelayMs;
     if (this.ackOwed > ackEveryBytes) this.ackDueAt = now;
     if (frame.kind === 'ack') return this.slotsReleased(frame);
+    if (frame.carrier === 'slot') this.shared.received += frame.payloadBytes;
     this.host.deliver(frame, this.peer, frame.carrier === 'slot' ? () => this.releases.push(frame.slot) : nothing);
   }
 
@@ -176,7 +206,16 @@ export class Link {
     this.ackOwed = 0;
     this.ackDueAt = 0;
     const op = { group: 0, channel: 0, opSeq: 0, chunk: 0, slot: 0, payloadBytes: 0 };
-    const header = { kind, carrier: 'inline' as const, from: rank, to: this.peer, generation, seq: 0, ack: this.received, ...op };
+    const header = {
+      kind,
+      carrier: 'inline' as const,
+      from: rank,
+      to: this.peer,
+      generation,
+      seq: 0,
+      ack: this.received,
+      ...op,
+    };
     encodeHeader(message, header, null);
     this.host.transport.send(this.peer, [message]);
   }

@@ -14,7 +14,9 @@ export const slotBytes = slotBytesFrom(process.env.FP8_SLOT_BYTES);
 function slotBytesFrom(text: string | undefined): number {
   const value = Number(text || 512 * 1024);
   if (value >= 1024 && value <= maxPayloadBytes && value % 1024 === 0) return value;
-  throw new UserError(`FP8_SLOT_BYTES is ${JSON.stringify(text)}; expected a multiple of 1024 up to ${maxPayloadBytes}`);
+  throw new UserError(
+    `FP8_SLOT_BYTES is ${JSON.stringify(text)}; expected a multiple of 1024 up to ${maxPayloadBytes}`,
+  );
 }
 
 export interface Slot {

@@ -5,7 +5,14 @@ import type { CommMath, ReduceOp } from './math.ts';
 
 /** The functions of the addon that communication uses; all take views and check their sizes. */
 export interface CommAddon {
-  commReduce(dst: Uint8Array, parts: readonly Uint8Array[], dtype: number, op: number, scale: number, steps: number): void;
+  commReduce(
+    dst: Uint8Array,
+    parts: readonly Uint8Array[],
+    dtype: number,
+    op: number,
+    scale: number,
+    steps: number,
+  ): void;
   commRescale(dst: Uint8Array, src: Uint8Array, dtype: number, ratio: number): void;
   /** The bytes of a tensor, in place. They must not be used after the tensor is freed. */
   bytes(handle: number): ArrayBuffer;
@@ -31,7 +38,8 @@ export function loadCommAddon(path: string | null): CommAddon | null {
 export function nativeMath(addon: CommAddon): CommMath {
   const code = (dtype: DType) => dtypes[dtype].code;
   return {
-    reduce: (dst, parts, dtype, op, scale, steps) => addon.commReduce(dst, parts, code(dtype), opNumbers[op], scale, steps ? 1 : 0),
+    reduce: (dst, parts, dtype, op, scale, steps) =>
+      addon.commReduce(dst, parts, code(dtype), opNumbers[op], scale, steps ? 1 : 0),
     rescale: (dst, src, dtype, ratio) => addon.commRescale(dst, src, code(dtype), ratio),
   };
 }

@@ -1,13 +1,5 @@
 // The arithmetic of collectives in TypeScript: slow, obvious, and what the native code is tested against.
-import {
-  type DType,
-  decodeBf16,
-  decodeF16,
-  decodeFp8,
-  encodeBf16,
-  encodeF16,
-  encodeFp8,
-} from 'fp8-core';
+import { type DType, decodeBf16, decodeF16, decodeFp8, encodeBf16, encodeF16, encodeFp8 } from 'fp8-core';
 import type { CommMath, ReduceOp } from './math.ts';
 
 /** An aligned copy if need be: received payloads start at any byte. */
@@ -78,12 +70,12 @@ export const plainMath: CommMath = {
       for (let i = 0; i < sum.length; i++) sum[i] = pick(sum[i], part[i]);
       if (steps) sum = decode(encode(sum, dtype), dtype);
     }
-    if (scale !== 1) for (let i = 0; i < sum.length; i++) sum[i] *= scale;
+    if (scale !== 1) for (let i = 0; i < sum.length; i++) sum[i] *= Math.fround(scale);
     dst.set(encode(sum, dtype));
   },
   rescale(dst, src, dtype, ratio) {
     const values = decode(src, dtype);
-    for (let i = 0; i < values.length; i++) values[i] *= ratio;
+    for (let i = 0; i < values.length; i++) values[i] *= Math.fround(ratio);
     dst.set(encode(values, dtype));
   },
 };

@@ -21,7 +21,8 @@ function whole(env: NodeJS.ProcessEnv, name: string, fallback?: number): number 
     throw new UserError(`${name} is not set, though other variables of a job are`);
   }
   const value = Number(text);
-  if (!Number.isInteger(value) || value < 0) throw new UserError(`${name} is ${JSON.stringify(text)}; expected a whole number`);
+  if (!Number.isInteger(value) || value < 0)
+    throw new UserError(`${name} is ${JSON.stringify(text)}; expected a whole number`);
   return value;
 }
 
@@ -37,8 +38,18 @@ export function firstHost(list: string): string {
 /** @throws UserError if the variables contradict each other */
 export function readEnvironment(env: NodeJS.ProcessEnv = process.env): Environment {
   const found = fromVariables(env) ?? fromSlurm(env) ?? fromMpi(env);
-  const e = found ?? { rank: 0, worldSize: 1, localRank: 0, localSize: 1, masterAddr: '127.0.0.1', masterPort: 0, folder: null, launchedBy: 'none' as const };
-  if (e.worldSize < 1 || e.rank >= e.worldSize) throw new UserError(`rank ${e.rank} is not one of ${e.worldSize} ranks`);
+  const e = found ?? {
+    rank: 0,
+    worldSize: 1,
+    localRank: 0,
+    localSize: 1,
+    masterAddr: '127.0.0.1',
+    masterPort: 0,
+    folder: null,
+    launchedBy: 'none' as const,
+  };
+  if (e.worldSize < 1 || e.rank >= e.worldSize)
+    throw new UserError(`rank ${e.rank} is not one of ${e.worldSize} ranks`);
   if (e.worldSize > 4096) throw new UserError(`${e.worldSize} ranks; at most 4096 are possible`);
   return e;
 }
@@ -63,7 +74,8 @@ function fromVariables(env: NodeJS.ProcessEnv): Environment | null {
 
 /** An interactive shell on a cluster has Slurm's variables too, but is no job step of several ranks. */
 function fromSlurm(env: NodeJS.ProcessEnv): Environment | null {
-  if (env.SLURM_PROCID === undefined || env.SLURM_JOB_NAME === 'bash' || env.SLURM_JOB_NAME === 'interactive') return null;
+  if (env.SLURM_PROCID === undefined || env.SLURM_JOB_NAME === 'bash' || env.SLURM_JOB_NAME === 'interactive')
+    return null;
   const nodes = whole(env, 'SLURM_NNODES', 1);
   const size = whole(env, 'SLURM_NTASKS', 1);
   const jobId = whole(env, 'SLURM_JOB_ID', 0);
@@ -73,7 +85,8 @@ function fromSlurm(env: NodeJS.ProcessEnv): Environment | null {
     rank: whole(env, 'SLURM_PROCID'),
     worldSize: size,
     localRank: whole(env, 'SLURM_LOCALID', 0),
-    localSize: Number.parseInt(env.SLURM_STEP_TASKS_PER_NODE ?? env.SLURM_TASKS_PER_NODE ?? '', 10) || Math.ceil(size / nodes),
+    localSize:
+      Number.parseInt(env.SLURM_STEP_TASKS_PER_NODE ?? env.SLURM_TASKS_PER_NODE ?? '', 10) || Math.ceil(size / nodes),
     masterAddr: env.MASTER_ADDR ?? (nodes === 1 ? '127.0.0.1' : firstHost(list)),
     // A port of the job's own, so that two jobs on a node do not meet.
     masterPort: whole(env, 'MASTER_PORT', 20000 + ((jobId * 7 + step) % 20000)),
@@ -86,7 +99,8 @@ function fromMpi(env: NodeJS.ProcessEnv): Environment | null {
   if (env.OMPI_COMM_WORLD_RANK === undefined) return null;
   const size = whole(env, 'OMPI_COMM_WORLD_SIZE');
   const localSize = whole(env, 'OMPI_COMM_WORLD_LOCAL_SIZE', size);
-  if (localSize < size && !env.MASTER_ADDR) throw new UserError('mpirun over several machines: set MASTER_ADDR (-x MASTER_ADDR=host of rank 0)');
+  if (localSize < size && !env.MASTER_ADDR)
+    throw new UserError('mpirun over several machines: set MASTER_ADDR (-x MASTER_ADDR=host of rank 0)');
   const job = (env.OMPI_MCA_ess_base_jobid ?? env.PMIX_NAMESPACE ?? '0').replace(/\D/g, '').slice(-9);
   return {
     rank: whole(env, 'OMPI_COMM_WORLD_RANK'),

@@ -51,7 +51,8 @@ export function checkFields(value: unknown, fields: Record<string, FieldType>): 
     throw new ProtocolError('a message that is no map');
   }
   const map = value as Record<string, unknown>;
-  for (const name of Object.keys(map)) if (!Object.hasOwn(fields, name)) throw new ProtocolError(`unknown field ${name.slice(0, 40)}`);
+  for (const name of Object.keys(map))
+    if (!Object.hasOwn(fields, name)) throw new ProtocolError(`unknown field ${name.slice(0, 40)}`);
   for (const [name, type] of Object.entries(fields)) {
     if (!Object.hasOwn(map, name) || !checks[type](map[name])) throw new ProtocolError(`field ${name} is no ${type}`);
   }

@@ -34,7 +34,8 @@ export const newJobKey = (): string => randomBytes(32).toString('base64url');
 /** The CURVE pair that all ranks of a job share. @throws UserError if the key is not 32 bytes of base64url */
 export function curveKeys(jobKey: string): CurveKeys {
   const seed = Buffer.from(jobKey, 'base64url');
-  if (seed.length !== 32) throw new UserError(`FP8_JOB_KEY holds ${seed.length} bytes; expected 32 as base64url (fp8lm launch makes one)`);
+  if (seed.length !== 32)
+    throw new UserError(`FP8_JOB_KEY holds ${seed.length} bytes; expected 32 as base64url (fp8lm launch makes one)`);
   const secret = Buffer.from(hkdfSync('sha256', seed, 'fp8lm', 'curve', 32));
   const pkcs8 = Buffer.concat([Buffer.from('302e020100300506032b656e04220420', 'hex'), secret]);
   const key = createPublicKey(createPrivateKey({ key: pkcs8, format: 'der', type: 'pkcs8' }));
@@ -55,7 +56,10 @@ export function jobKeyFrom(env: NodeJS.ProcessEnv): string | null {
     } catch (error) {
       throw new UserError(`FP8_JOB_KEY_FILE ${file}: ${(error as Error).message}`);
     }
-    if (mode & 0o077) throw new UserError(`FP8_JOB_KEY_FILE ${file} may be read by others (mode ${(mode & 0o777).toString(8)}); run chmod 600`);
+    if (mode & 0o077)
+      throw new UserError(
+        `FP8_JOB_KEY_FILE ${file} may be read by others (mode ${(mode & 0o777).toString(8)}); run chmod 600`,
+      );
     return readFileSync(file, 'utf8').trim();
   }
   return env.FP8_JOB_KEY || null;

@@ -40,7 +40,10 @@ export function meet(zmq: ZeroMQ, job: Job, self: Member): Promise<Rendezvous> {
 }
 
 function late(job: Job, what: string): DistError {
-  return new DistError('timeout', `rendezvous at ${job.store}: ${what} after ${Math.round(job.timeoutMs / 1000)} s (rank ${job.rank} of ${job.size})`);
+  return new DistError(
+    'timeout',
+    `rendezvous at ${job.store}: ${what} after ${Math.round(job.timeoutMs / 1000)} s (rank ${job.rank} of ${job.size})`,
+  );
 }
 
 async function serve(zmq: ZeroMQ, job: Job, self: Member): Promise<Rendezvous> {
@@ -89,9 +92,14 @@ async function serve(zmq: ZeroMQ, job: Job, self: Member): Promise<Rendezvous> {
     const rank = m.rank as number;
     if (m.version !== version) await refuse(message.id, `it speaks version ${m.version}, rank 0 version ${version}`);
     else if (!sameSecret(m.job as string, job.job)) await refuse(message.id, 'it belongs to another job');
-    else if (m.size !== job.size) await refuse(message.id, `it was started as one of ${m.size} ranks, rank 0 as one of ${job.size}`);
+    else if (m.size !== job.size)
+      await refuse(message.id, `it was started as one of ${m.size} ranks, rank 0 as one of ${job.size}`);
     else if (rank < 1 || rank >= job.size) await refuse(message.id, `rank ${rank} is not in 1 to ${job.size - 1}`);
-    else if (members[rank]) await refuse(message.id, `rank ${rank} has already joined (pid ${members[rank]?.pid} on ${members[rank]?.hostname})`);
+    else if (members[rank])
+      await refuse(
+        message.id,
+        `rank ${rank} has already joined (pid ${members[rank]?.pid} on ${members[rank]?.hostname})`,
+      );
     else {
       members[rank] = Object.fromEntries(Object.keys(memberFields).map((k) => [k, m[k]])) as unknown as Member;
       peers.set(message.id.toString('hex'), { id: message.id, rank });
@@ -136,7 +144,9 @@ async function serve(zmq: ZeroMQ, job: Job, self: Member): Promise<Rendezvous> {
 
 async function join(zmq: ZeroMQ, job: Job, self: Member): Promise<Rendezvous> {
   const { keys } = job;
-  const curve = keys ? { curveServerKey: keys.publicKey, curvePublicKey: keys.publicKey, curveSecretKey: keys.secretKey } : {};
+  const curve = keys
+    ? { curveServerKey: keys.publicKey, curvePublicKey: keys.publicKey, curveSecretKey: keys.secretKey }
+    : {};
   const socket = new zmq.Dealer({ ...bounds, reconnectInterval: 50, reconnectMaxInterval: 500, ...curve });
   socket.connect(job.store);
   const deadline = performance.now() + job.timeoutMs;

@@ -26,8 +26,7 @@ export async function serveZap(zmq: ZeroMQ, publicKey: string): Promise<ZapHandl
   const serve = async () => {
     for (;;) {
       const [peer, empty, version, id, , , , mechanism, key] = await socket.receive();
-      const known =
-        mechanism?.toString() === 'CURVE' && key?.length === 32 && sameSecret(encodeZ85(key), publicKey);
+      const known = mechanism?.toString() === 'CURVE' && key?.length === 32 && sameSecret(encodeZ85(key), publicKey);
       if (!known) handler.refused++;
       const [code, text] = known ? ['200', 'OK'] : ['400', 'not of this job'];
       await socket.send([peer, empty, version, id, code, text, known ? 'member' : '', '']);

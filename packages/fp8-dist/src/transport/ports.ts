@@ -23,7 +23,10 @@ export function portsTransport(rank: number, ports: readonly (MessagePort | null
     send(to, parts) {
       const copies = parts.map((p) => Uint8Array.from(p));
       for (const c of copies) transport.bytes.sent += c.length;
-      ports[to]?.postMessage(copies, copies.map((c) => c.buffer));
+      ports[to]?.postMessage(
+        copies,
+        copies.map((c) => c.buffer),
+      );
     },
     close() {
       for (const port of ports) port?.close();

@@ -113,7 +113,10 @@ export function zeromqTransport(options: ZeroMQOptions): Transport {
       lanes.push(null);
       continue;
     }
-    const curve = keys && endpoints[peer].startsWith('tcp:') ? { curveServerKey: keys.publicKey, curvePublicKey: keys.publicKey, curveSecretKey: keys.secretKey } : {};
+    const curve =
+      keys && endpoints[peer].startsWith('tcp:')
+        ? { curveServerKey: keys.publicKey, curvePublicKey: keys.publicKey, curveSecretKey: keys.secretKey }
+        : {};
     const socket = new zmq.Push({
       ...common,
       sendHighWaterMark: 0,

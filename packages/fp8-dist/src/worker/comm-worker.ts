@@ -59,7 +59,11 @@ function failed(error: DistError): void {
   control.fail(error);
   if (options.flightFolder) {
     try {
-      const path = recorder.dump(options.flightFolder, engine?.rank ?? -1, { kind: error.kind, message: error.message, ranks: error.ranks });
+      const path = recorder.dump(options.flightFolder, engine?.rank ?? -1, {
+        kind: error.kind,
+        message: error.message,
+        ranks: error.ranks,
+      });
       writeSync(2, `rank ${engine?.rank}: flight record in ${path}\n`);
     } catch (problem) {
       writeSync(2, `rank ${engine?.rank}: no flight record: ${(problem as Error).message}\n`);
@@ -80,6 +84,8 @@ async function start(): Promise<void> {
     isMappedBy: wired.isMappedBy,
     onDone: (request) => {
       slots.delete(request.id);
+      const { sent, received } = (engine as Engine).traffic();
+      control.setTraffic(sent, received);
       control.finish(request.id);
     },
     onFailed: failed,
@@ -121,11 +127,10 @@ async function stop(how: 'drain' | 'now'): Promise<void> {
   }
   liveness?.stop();
   await pause(how === 'drain' ? 30 : 20);
-  const bytes = wired?.data.bytes ?? { sent: 0, received: 0 };
   wired?.close();
   Atomics.store(control.words, word.closed, 1);
   Atomics.notify(control.words, word.closed);
-  tell({ closed: { ...bytes } });
+  tell({ closed: true });
   port?.close();
 }
 

@@ -16,6 +16,9 @@ export const word = {
   closed: 4,
   /** Milliseconds (performance.timeOrigin based, low 31 bits) of main's last progress. */
   progressAt: 5,
+  /** Two 64-bit counters at words 8 to 11: bytes sent and received, payloads in shared memory included. */
+  sent: 8,
+  received: 10,
   works: 64,
 } as const;
 
@@ -31,11 +34,18 @@ export interface ControlMemory {
 export class Control {
   readonly memory: ControlMemory;
   readonly words: Int32Array;
+  private readonly counters: BigInt64Array;
   private readonly text: Uint8Array;
 
-  constructor(memory: ControlMemory = { words: new SharedArrayBuffer(4 * (word.works + maxWorks)), text: new SharedArrayBuffer(4 + textBytes) }) {
+  constructor(
+    memory: ControlMemory = {
+      words: new SharedArrayBuffer(4 * (word.works + maxWorks)),
+      text: new SharedArrayBuffer(4 + textBytes),
+    },
+  ) {
     this.memory = memory;
     this.words = new Int32Array(memory.words);
+    this.counters = new BigInt64Array(memory.words, 4 * word.sent, 2);
     this.text = new Uint8Array(memory.text);
   }
 
@@ -48,14 +58,17 @@ export class Control {
   /** Worker: the communicator has failed; wakes whoever sleeps. */
   fail(error: DistError): void {
     if (Atomics.load(this.words, word.failed)) return;
-    const json = Buffer.from(JSON.stringify({ kind: error.kind, message: error.message.slice(0, 8000), ranks: error.ranks.slice(0, 64) }));
+    const json = Buffer.from(
+      JSON.stringify({ kind: error.kind, message: error.message.slice(0, 8000), ranks: error.ranks.slice(0, 64) }),
+    );
     const length = Math.min(json.length, textBytes);
     this.text.set(json.subarray(0, length), 4);
     new DataView(this.text.buffer).setInt32(0, length);
     Atomics.store(this.words, word.failed, 1);
     for (let slot = 0; slot < maxWorks; slot++) {
       const at = word.works + slot;
-      if (Atomics.compareExchange(this.words, at, workState.pending, workState.failed) === workState.pending) Atomics.notify(this.words, at);
+      if (Atomics.compareExchange(this.words, at, workState.pending, workState.failed) === workState.pending)
+        Atomics.notify(this.words, at);
     }
   }
 
@@ -69,6 +82,16 @@ export class Control {
       ranks: number[];
     };
     return new DistError(kind, message, ranks);
+  }
+
+  /** Worker: what went over the links so far. */
+  setTraffic(sent: number, received: number): void {
+    Atomics.store(this.counters, 0, BigInt(sent));
+    Atomics.store(this.counters, 1, BigInt(received));
+  }
+
+  traffic(): { sent: number; received: number } {
+    return { sent: Number(Atomics.load(this.counters, 0)), received: Number(Atomics.load(this.counters, 1)) };
   }
 
   /** Main: something was done just now. */

@@ -101,7 +101,9 @@ export class Liveness {
     }
     const text = Buffer.from(frame.payload ?? []).toString();
     if (frame.kind === 'abort') {
-      return engine.fail('aborted', `rank ${frame.from} at ${engine.transport.address(frame.from)} failed: ${text}`, [frame.from]);
+      return engine.fail('aborted', `rank ${frame.from} at ${engine.transport.address(frame.from)} failed: ${text}`, [
+        frame.from,
+      ]);
     }
     // Beats: chunk = progress, slot = 1 while asleep, 2 while asleep and waiting for us, ack = ms asleep, seq is 0.
     if (frame.chunk !== from.progress) {
@@ -123,7 +125,9 @@ export class Liveness {
     if (!theirs || !mine || theirs.ms < 2 * beatMs || performance.now() - mine.startedAt < 2 * beatMs) return;
     const member = mine.request.members.indexOf(rank);
     if (member < 0 || mine.announced[member]) return;
-    const posted = engine.active.some(({ request: r }) => r.group === theirs.group && r.channel === theirs.channel && r.opSeq === theirs.opSeq);
+    const posted = engine.active.some(
+      ({ request: r }) => r.group === theirs.group && r.channel === theirs.channel && r.opSeq === theirs.opSeq,
+    );
     if (posted || !theirs.awaitsUs) return;
     engine.fail(
       'mismatch',
@@ -139,7 +143,8 @@ export class Liveness {
     // This process itself was stopped or starved: what looks like the others' silence is its own.
     const stalled = now - this.lastTick;
     this.lastTick = now;
-    if (stalled > 5 * tickMs) for (const p of this.peers) p.lastBeat = Math.max(p.lastBeat, Math.min(now, p.lastBeat + stalled));
+    if (stalled > 5 * tickMs)
+      for (const p of this.peers) p.lastBeat = Math.max(p.lastBeat, Math.min(now, p.lastBeat + stalled));
     if (engine.failure || this.stopped) return;
     if (now >= this.nextBeat) {
       this.nextBeat = now + beatMs;
@@ -163,7 +168,8 @@ export class Liveness {
       if (pid !== null && !isAlive(pid)) return engine.lost(rank, `its process ${pid} has ended`);
       if (now - p.downSince > goneAfterMs) return engine.lost(rank, 'its connection closed and did not come back');
     }
-    if (now - p.lastBeat > this.o.deadAfterMs) engine.lost(rank, `no heartbeat for ${((now - p.lastBeat) / 1000).toFixed(1)} s`);
+    if (now - p.lastBeat > this.o.deadAfterMs)
+      engine.lost(rank, `no heartbeat for ${((now - p.lastBeat) / 1000).toFixed(1)} s`);
   }
 
   private beat(): void {
@@ -173,7 +179,12 @@ export class Liveness {
     const text = `${step}\n${op ? this.o.engine.opName(op) : ''}`;
     const r = op?.request;
     const asleep = op ? Math.max(0, Math.round(performance.now() - op.startedAt)) : 0;
-    const absent = new Set(op?.awaited().filter((a) => !a.entered).map((a) => a.rank));
+    const absent = new Set(
+      op
+        ?.awaited()
+        .filter((a) => !a.entered)
+        .map((a) => a.rank),
+    );
     this.toAll('beat', text, (to) => ({
       group: r?.group ?? 0,
       channel: r?.channel ?? 0,
@@ -216,4 +227,3 @@ function isAlive(pid: number): boolean {
     return (error as NodeJS.ErrnoException).code !== 'ESRCH';
   }
 }
-

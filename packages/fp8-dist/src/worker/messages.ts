@@ -33,4 +33,4 @@ export interface WorkerOptions {
 export type FromWorker =
   | { ready: { rank: number; size: number; generation: number; addresses: string[] } }
   | { failed: { kind: string; message: string; user: boolean } }
-  | { closed: { sent: number; received: number } };
+  | { closed: true };

@@ -8,7 +8,18 @@ import type { OpEvent } from '../engine/engine.ts';
 import type { Op } from '../engine/op.ts';
 
 const capacity = 20_480;
-const fields = ['state', 'code', 'dtype', 'group', 'channel', 'opSeq', 'count', 'moved', 'postedMs', 'endedMs'] as const;
+const fields = [
+  'state',
+  'code',
+  'dtype',
+  'group',
+  'channel',
+  'opSeq',
+  'count',
+  'moved',
+  'postedMs',
+  'endedMs',
+] as const;
 const states: OpEvent[] = ['posted', 'entered', 'done', 'failed'];
 const dtypeNames = Object.keys(dtypes);
 

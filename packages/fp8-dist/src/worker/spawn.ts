@@ -5,5 +5,11 @@ export function spawnModule(entry: URL, data: Record<string, unknown>, transferL
   const typescript = entry.pathname.endsWith('.ts');
   const file = typescript ? new URL('./bootstrap.mjs', import.meta.url) : entry;
   const execArgv = typescript ? ['--conditions=source', '--disable-warning=ExperimentalWarning'] : [];
-  return new Worker(file, { workerData: { ...data, entry: entry.href }, transferList, execArgv, stdout: false, stderr: false });
+  return new Worker(file, {
+    workerData: { ...data, entry: entry.href },
+    transferList,
+    execArgv,
+    stdout: false,
+    stderr: false,
+  });
 }

@@ -77,7 +77,10 @@ function addressTowards(host: string): Promise<string> {
   });
 }
 
-async function wireZeroMQ({ environment: env, jobKey, rendezvousMs }: Extract<Wiring, { kind: 'zeromq' }>, addon: CommAddon | null): Promise<Wired> {
+async function wireZeroMQ(
+  { environment: env, jobKey, rendezvousMs }: Extract<Wiring, { kind: 'zeromq' }>,
+  addon: CommAddon | null,
+): Promise<Wired> {
   const zmq = await import('zeromq');
   const { rank, worldSize: size, masterAddr, masterPort } = env;
   const overNetwork = !env.folder && !isLoopback(masterAddr);
@@ -103,7 +106,7 @@ async function wireZeroMQ({ environment: env, jobKey, rendezvousMs }: Extract<Wi
     const local = overNetwork ? await addressTowards(masterAddr) : null;
     const tcpData = local ? await bindInbox(zmq, `tcp://${local}:*`, keys) : null;
     const tcpControl = local ? await bindInbox(zmq, `tcp://${local}:*`, keys) : null;
-    const arena = addon && process.env.FP8_SHM !== '0' ? addon.arenaCreate(arenaSlots * slotBytes) : null;
+    const arena = addon?.arenaCreate && process.env.FP8_SHM !== '0' ? addon.arenaCreate(arenaSlots * slotBytes) : null;
     const self: Member = {
       rank,
       pid: process.pid,
@@ -116,14 +119,18 @@ async function wireZeroMQ({ environment: env, jobKey, rendezvousMs }: Extract<Wi
       arenaFd: arena?.fd ?? null,
       arenaBytes: arena ? arenaSlots * slotBytes : null,
     };
-    const store = env.folder ? `ipc://${folder}/store` : `tcp://${overNetwork ? masterAddr : '127.0.0.1'}:${masterPort}`;
+    const store = env.folder
+      ? `ipc://${folder}/store`
+      : `tcp://${overNetwork ? masterAddr : '127.0.0.1'}:${masterPort}`;
     const job = process.env.FP8_JOB_ID ?? '';
     const rendezvous = await meet(zmq, { rank, size, store, job, keys, timeoutMs: rendezvousMs }, self);
     const { generation, members } = rendezvous.table;
 
     const arenas: (Uint8Array | null)[] = members.map((m) => mapArena(addon, self, m));
     const routes = members.map((m) => (m.rank === rank ? { data: '', control: '', local: true } : route(self, m)));
-    const addresses = members.map((m, r) => (routes[r].local ? `pid ${m.pid}` : `${m.hostname} ${routes[r].data.replace('tcp://', '')}`));
+    const addresses = members.map((m, r) =>
+      routes[r].local ? `pid ${m.pid}` : `${m.hostname} ${routes[r].data.replace('tcp://', '')}`,
+    );
     const events: Wired['events'] = { onDown: () => {}, onUp: () => {} };
     const common = { zmq, rank, size, addresses, keys };
     const data = zeromqTransport({
@@ -163,7 +170,8 @@ async function wireZeroMQ({ environment: env, jobKey, rendezvousMs }: Extract<Wi
 }
 
 function mapArena(addon: CommAddon | null, self: Member, peer: Member): Uint8Array | null {
-  if (!addon || peer.rank === self.rank || peer.host !== self.host || process.env.FP8_SHM === '0') return null;
+  if (!addon?.arenaMap || peer.rank === self.rank || peer.host !== self.host || process.env.FP8_SHM === '0')
+    return null;
   if (peer.arenaFd === null || peer.arenaBytes !== arenaSlots * slotBytes) return null;
   try {
     return new Uint8Array(addon.arenaMap(peer.pid, peer.arenaFd, peer.arenaBytes));

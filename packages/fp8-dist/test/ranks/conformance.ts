@@ -5,17 +5,30 @@ import { crc32 } from '../../src/link/checksum.ts';
 import type { Communicator, Group, Operand, Packed } from '../../src/index.ts';
 
 /** Small whole numbers, so that sums are exact in f32. */
-const value = (rank: number, i: number): number => ((rank + 1) * 31 + i * 7) % 61 - 30;
+const value = (rank: number, i: number): number => (((rank + 1) * 31 + i * 7) % 61) - 30;
 const floats = (rank: number, n: number) => Float32Array.from({ length: n }, (_, i) => value(rank, i));
 const bytesOf = (a: ArrayBufferView) => new Uint8Array(a.buffer, a.byteOffset, a.byteLength);
-const dataOf = (x: Operand) => ('data' in x && !(x instanceof Float32Array) ? bytesOf((x as Packed).data) : bytesOf(x as Float32Array));
+const dataOf = (x: Operand) =>
+  'data' in x && !(x instanceof Float32Array) ? bytesOf((x as Packed).data) : bytesOf(x as Float32Array);
 
 /** FP8 with its own just-in-time scale, times `spread` so that ranks' scales differ. */
-function fp8(rank: number, n: number, dtype: 'e4m3' | 'e5m2', spread = 4 ** (rank % 3)): { x: Packed; real: Float32Array } {
+function fp8(
+  rank: number,
+  n: number,
+  dtype: 'e4m3' | 'e5m2',
+  spread = 4 ** (rank % 3),
+): { x: Packed; real: Float32Array } {
   const values = floats(rank, n).map((v) => v * spread * 1.37);
   const max = dtype === 'e4m3' ? 448 : 57344;
-  const scale = scaleFor(values.reduce((m, v) => Math.max(m, Math.abs(v)), 0), max, 1);
-  const data = encodeFp8(values.map((v) => v * scale), dtype);
+  const scale = scaleFor(
+    values.reduce((m, v) => Math.max(m, Math.abs(v)), 0),
+    max,
+    1,
+  );
+  const data = encodeFp8(
+    values.map((v) => v * scale),
+    dtype,
+  );
   return { x: { dtype, data, scale }, real: decodeFp8(data, dtype).map((v) => v / scale) };
 }
 
@@ -41,12 +54,23 @@ class Checks {
 
   sameBits(what: string, group: Group, x: Operand): void {
     const sums = group.gatherObjects(crc32(dataOf(x)));
-    this.true(`${what}: ranks hold different bits`, sums.every((s) => s === sums[0]));
+    this.true(
+      `${what}: ranks hold different bits`,
+      sums.every((s) => s === sums[0]),
+    );
   }
 }
 
 /** Decoded, summed in f32 in rank order after rounding to the smallest scale, rounded once: the whole rule, element by element. */
-function expectedFp8(ranks: number, n: number, dtype: 'e4m3' | 'e5m2', range: 'fit' | 'keep', mean: boolean, steps: boolean, shares: number[]) {
+function expectedFp8(
+  ranks: number,
+  n: number,
+  dtype: 'e4m3' | 'e5m2',
+  range: 'fit' | 'keep',
+  mean: boolean,
+  steps: boolean,
+  shares: number[],
+) {
   const parts = Array.from({ length: ranks }, (_, r) => fp8(r, n, dtype).x);
   const shared = Math.min(...parts.map((p) => p.scale as number));
   const down = range === 'fit' ? 2 ** -Math.ceil(Math.log2(ranks)) : 1;
@@ -63,7 +87,13 @@ function expectedFp8(ranks: number, n: number, dtype: 'e4m3' | 'e5m2', range: 'f
       if (steps) sum[i] = decodeFp8(encodeFp8(new Float32Array([sum[i]]), dtype), dtype)[0];
     }
   }
-  return { codes: encodeFp8(sum.map((v) => v * down), dtype), scale: shared * down * (mean ? ranks : 1) };
+  return {
+    codes: encodeFp8(
+      sum.map((v) => v * down),
+      dtype,
+    ),
+    scale: shared * down * (mean ? ranks : 1),
+  };
 }
 
 function reductions(check: Checks, g: Group, n: number): void {
@@ -80,7 +110,11 @@ function reductions(check: Checks, g: Group, n: number): void {
   for (const [op, want] of cases) {
     const x = floats(rank, n);
     g.allReduce(x, { op }).wait();
-    if (op === 'mean') check.true(`allReduce f32 mean ${n}`, want.every((w, i) => Math.abs(x[i] - w) <= 1e-5 * Math.abs(w) + 1e-30));
+    if (op === 'mean')
+      check.true(
+        `allReduce f32 mean ${n}`,
+        want.every((w, i) => Math.abs(x[i] - w) <= 1e-5 * Math.abs(w) + 1e-30),
+      );
     else check.equal(`allReduce f32 ${op} ${n}`, x, want);
     check.sameBits(`allReduce f32 ${op} ${n}`, g, x);
   }
@@ -94,7 +128,11 @@ function reductions(check: Checks, g: Group, n: number): void {
 
   const shares = evenSharesOf(n, size);
   for (const dtype of ['e4m3', 'e5m2'] as const) {
-    for (const [range, op, steps] of [['fit', 'sum', false], ['keep', 'mean', false], ['keep', 'sum', true]] as const) {
+    for (const [range, op, steps] of [
+      ['fit', 'sum', false],
+      ['keep', 'mean', false],
+      ['keep', 'sum', true],
+    ] as const) {
       if (size === 1) break;
       const { x } = fp8(rank, n, dtype);
       g.allReduce(x, { op, range, roundEachStep: steps }).wait();
@@ -125,12 +163,20 @@ function movement(check: Checks, g: Group, n: number): void {
   const share = new Float32Array(n);
   const whole = floats(rank, n * size);
   g.reduceScatter(share, whole).wait();
-  check.equal(`reduceScatter ${n}`, share, share.map((_, i) => Array.from({ length: size }, (_x, r) => value(r, rank * n + i)).reduce((a, b) => a + b)));
+  check.equal(
+    `reduceScatter ${n}`,
+    share,
+    share.map((_, i) => Array.from({ length: size }, (_x, r) => value(r, rank * n + i)).reduce((a, b) => a + b)),
+  );
   check.equal(`reduceScatter ${n} leaves its input`, whole, floats(rank, n * size));
 
   const gathered = new Float32Array(n * size);
   g.allGather(gathered, floats(rank, n)).wait();
-  check.equal(`allGather ${n}`, gathered, gathered.map((_, i) => value(Math.floor(i / n), i % n)));
+  check.equal(
+    `allGather ${n}`,
+    gathered,
+    gathered.map((_, i) => value(Math.floor(i / n), i % n)),
+  );
 
   for (let root = 0; root < size; root += Math.max(1, size - 1)) {
     const b = floats(rank, n);
@@ -140,7 +186,11 @@ function movement(check: Checks, g: Group, n: number): void {
 
   const exchanged = new Float32Array(n * size);
   g.allToAll(exchanged, floats(rank, n * size)).wait();
-  check.equal(`allToAll ${n}`, exchanged, exchanged.map((_, i) => value(Math.floor(i / n), rank * n + (i % n))));
+  check.equal(
+    `allToAll ${n}`,
+    exchanged,
+    exchanged.map((_, i) => value(Math.floor(i / n), rank * n + (i % n))),
+  );
 
   if (size > 1) {
     const to = (rank + 1) % size;
@@ -165,7 +215,9 @@ function movement(check: Checks, g: Group, n: number): void {
     g.reduceToOwners(owned, [0, size - 1]).wait();
     owned.forEach((t, k) => {
       const mine = rank === (k === 0 ? 0 : size - 1);
-      const want2 = t.map((_, i) => (mine ? Array.from({ length: size }, (_x, r) => value(r, i)).reduce((a, b) => a + b) : value(rank, i)));
+      const want2 = t.map((_, i) =>
+        mine ? Array.from({ length: size }, (_x, r) => value(r, i)).reduce((a, b) => a + b) : value(rank, i),
+      );
       check.equal(`reduceToOwners ${n} tensor ${k}`, t, want2);
     });
   }
@@ -175,14 +227,21 @@ function others(check: Checks, g: Group): void {
   const { size, rank } = g;
   g.barrier().wait();
   const objects = g.gatherObjects({ rank, text: 'r'.repeat(rank * 1000), list: [rank, null] });
-  check.true('gatherObjects', objects.every((o, r) => o.rank === r && o.text.length === r * 1000 && o.list[0] === r));
+  check.true(
+    'gatherObjects',
+    objects.every((o, r) => o.rank === r && o.text.length === r * 1000 && o.list[0] === r),
+  );
 
   // Several in flight, waited for in another order.
   const many = Array.from({ length: 20 }, (_, k) => floats(rank + k, 100 + 5000 * (k % 3)));
   const works = many.map((x) => g.allReduce(x));
   for (const k of [...many.keys()].reverse()) works[k].wait();
   many.forEach((x, k) => {
-    check.equal(`in flight ${k}`, x, x.map((_, i) => Array.from({ length: size }, (_x, r) => value(r + k, i)).reduce((a, b) => a + b)));
+    check.equal(
+      `in flight ${k}`,
+      x,
+      x.map((_, i) => Array.from({ length: size }, (_x, r) => value(r + k, i)).reduce((a, b) => a + b)),
+    );
   });
 
   // Batched tensors with scales of their own.
@@ -200,7 +259,7 @@ function others(check: Checks, g: Group): void {
   const x = new Float32Array([rank]);
   half.allReduce(x).wait();
   check.equal('split: sum', x, [half.ranks.reduce((a, b) => a + b, 0)]);
-  check.true('split: null', g.split(rank === 0 ? null : 1) === null === (rank === 0));
+  check.true('split: null', (g.split(rank === 0 ? null : 1) === null) === (rank === 0));
 }
 
 export default function conformance(comm: Communicator, sizes: number[]): { failures: string[]; count: number } {

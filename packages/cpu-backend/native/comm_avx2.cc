@@ -1,0 +1,1 @@
+#include "comm_body.h"
