@@ -9,3 +9,5 @@ export { type Environment, readEnvironment } from './rendezvous/environment.ts';
 export { newJobKey } from './rendezvous/security.ts';
 export { runThreads } from './threads.ts';
 export { waitAll, type Work } from './work.ts';
+export { launchHelp, launchMain, parseLaunchArguments } from './launch/cli.ts';
+export { launch, type LaunchOptions, type LaunchResult } from './launch/launch.ts';

@@ -3,6 +3,7 @@
 // ZAP handler compares the peer's key besides. The key is in no argument list and no message.
 import { createPrivateKey, createPublicKey, hkdfSync, randomBytes, timingSafeEqual } from 'node:crypto';
 import { readFileSync, statSync } from 'node:fs';
+import { isIPv4 } from 'node:net';
 import { UserError } from 'fp8-core';
 
 /** Z85 text of a Curve25519 pair, as ZeroMQ takes it. */
@@ -66,7 +67,8 @@ export function jobKeyFrom(env: NodeJS.ProcessEnv): string | null {
 }
 
 /** True for addresses that no other machine can reach. */
-export const isLoopback = (host: string): boolean => host === 'localhost' || host === '::1' || /^127\./.test(host);
+export const isLoopback = (host: string): boolean =>
+  host === 'localhost' || host === '::1' || (isIPv4(host) && host.startsWith('127.'));
 
 /** Compares secrets in constant time. */
 export function sameSecret(a: string, b: string): boolean {

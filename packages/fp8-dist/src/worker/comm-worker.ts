@@ -121,17 +121,21 @@ async function stop(how: 'drain' | 'now'): Promise<void> {
     await pause(5);
     engine.flushAll();
   }
-  if (engine && !engine.failure) {
+  // A process that just ends says nothing: the others shall see it end, and its launcher first.
+  if (engine && !engine.failure && how === 'drain') {
     engine.flushAll(true);
     liveness?.bye();
   }
   liveness?.stop();
   await pause(how === 'drain' ? 30 : 20);
   wired?.close();
-  Atomics.store(control.words, word.closed, 1);
-  Atomics.notify(control.words, word.closed);
   tell({ closed: true });
   port?.close();
+  // Let the closed sockets' pending calls come back before the thread ends: libzmq's binding aborts the process otherwise.
+  await pause(10);
+  Atomics.store(control.words, word.closed, 1);
+  Atomics.notify(control.words, word.closed);
+  if (how === 'now') process.exit();
 }
 
 port.on('message', (message: ToWorker) => {

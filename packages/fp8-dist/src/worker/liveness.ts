@@ -38,6 +38,7 @@ interface Peer {
   asleep: { group: number; channel: number; opSeq: number; ms: number; awaitsUs: boolean; text: string } | null;
 }
 
+const launcherPid = Number(process.env.FP8_LAUNCHER_PID ?? 0);
 const goneAfterMs = 800;
 const tickMs = 50;
 
@@ -101,9 +102,19 @@ export class Liveness {
     }
     const text = Buffer.from(frame.payload ?? []).toString();
     if (frame.kind === 'abort') {
-      return engine.fail('aborted', `rank ${frame.from} at ${engine.transport.address(frame.from)} failed: ${text}`, [
-        frame.from,
-      ]);
+      // First line: the ranks to blame, so that everybody accuses the same.
+      const cut = text.indexOf('\n');
+      const ranks = text
+        .slice(0, cut)
+        .split(',')
+        .map(Number)
+        .filter((r) => Number.isInteger(r) && r >= 0 && r < engine.size);
+      const blamed = ranks.length ? ranks : [frame.from];
+      return engine.fail(
+        'aborted',
+        `rank ${frame.from} at ${engine.transport.address(frame.from)} failed: ${text.slice(cut + 1)}`,
+        blamed,
+      );
     }
     // Beats: chunk = progress, slot = 1 while asleep, 2 while asleep and waiting for us, ack = ms asleep, seq is 0.
     if (frame.chunk !== from.progress) {
@@ -146,6 +157,12 @@ export class Liveness {
     if (stalled > 5 * tickMs)
       for (const p of this.peers) p.lastBeat = Math.max(p.lastBeat, Math.min(now, p.lastBeat + stalled));
     if (engine.failure || this.stopped) return;
+    if (now >= this.nextBeat && launcherPid && !isAlive(launcherPid)) {
+      // Killed before it could end us: nobody else will.
+      engine.fail('aborted', `the launcher (pid ${launcherPid}) has ended`);
+      setTimeout(() => process.kill(process.pid, 'SIGTERM'), 500);
+      return;
+    }
     if (now >= this.nextBeat) {
       this.nextBeat = now + beatMs;
       this.beat();
@@ -197,7 +214,7 @@ export class Liveness {
 
   /** Tells all others why this rank gives up. */
   abort(error: DistError): void {
-    this.toAll('abort', error.message.slice(0, 2000));
+    this.toAll('abort', `${error.ranks.slice(0, 64).join(',')}\n${error.message.slice(0, 2000)}`);
   }
 
   bye(): void {

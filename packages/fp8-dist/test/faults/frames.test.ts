@@ -1,0 +1,221 @@
+// S2, S4: damaged frames to every decoder, and to an engine that serves good peers meanwhile. FAULTS=all: 10^6 for each.
+import { describe, expect, it } from 'vitest';
+import { decodeDescriptor, type Descriptor, encodeDescriptor } from '../../src/engine/descriptor.ts';
+import { Engine } from '../../src/engine/engine.ts';
+import type { OpRequest } from '../../src/engine/request.ts';
+import { ProtocolError } from '../../src/errors.ts';
+import { decodeFrame, encodeHeader, type Header, headerBytes, sealHeader } from '../../src/link/frame.ts';
+import { plainMath } from '../../src/math/plain.ts';
+import { memberFields } from '../../src/rendezvous/member.ts';
+import { checkFields, pack, unpack, unpackMessage } from '../../src/rendezvous/messages.ts';
+import { memoryTransports } from '../../src/transport/memory.ts';
+import { times } from '../jobs.ts';
+import { mutate, random } from '../mutate.ts';
+
+const rounds = times(60_000, 1_000_000);
+const descriptor: Descriptor = {
+  code: 'allReduce',
+  dtype: 'e4m3',
+  reduce: 'sum',
+  mean: true,
+  steps: false,
+  range: 'fit',
+  root: 0,
+  count: 99,
+  shape: 5,
+  scales: new Float32Array([2, 4]),
+};
+const header: Header = {
+  kind: 'announce',
+  carrier: 'inline',
+  from: 1,
+  to: 0,
+  generation: 7,
+  seq: 1,
+  ack: 0,
+  group: 0,
+  channel: 0,
+  opSeq: 1,
+  chunk: 0,
+  slot: 0,
+  payloadBytes: 0,
+};
+
+function frame(change: Partial<Header>, payload: Uint8Array): Buffer {
+  const b = Buffer.alloc(headerBytes + payload.length);
+  b.set(payload, headerBytes);
+  encodeHeader(b, { ...header, payloadBytes: payload.length, ...change }, payload);
+  return b;
+}
+
+/** Runs a decoder on damaged copies: only ProtocolErrors, no time lost, nothing left behind. */
+function hammer(seeds: Uint8Array[], decode: (b: Buffer) => void): { refused: number; accepted: number } {
+  const next = random(4711);
+  let refused = 0;
+  let accepted = 0;
+  const cpu = process.cpuUsage();
+  for (let i = 0; i < rounds; i++) {
+    const b = mutate(seeds[i % seeds.length], next);
+    try {
+      decode(b);
+      accepted++;
+    } catch (error) {
+      if (!(error instanceof ProtocolError))
+        throw new Error(`round ${i}: ${(error as Error).stack} on ${b.toString('hex').slice(0, 400)}`);
+      refused++;
+    }
+  }
+  // Microseconds of CPU a message, making it included: far below what a flood could use.
+  const { user, system } = process.cpuUsage(cpu);
+  expect((user + system) / rounds).toBeLessThan(500);
+  expect(Object.keys(Object.prototype)).toEqual([]);
+  return { refused, accepted };
+}
+
+describe('damaged messages', () => {
+  it('are told from good ones by the frame decoder', () => {
+    const good = [
+      frame({}, encodeDescriptor(descriptor, Buffer.alloc(50, 3))),
+      frame({ kind: 'nack', seq: 0 }, Buffer.alloc(0)),
+    ];
+    for (const b of good) expect(() => decodeFrame([b])).not.toThrow();
+    const { refused } = hammer(good, (b) => {
+      decodeFrame([b]);
+      if (!good.some((g) => g.equals(b))) throw new Error('a damaged frame passed the checksum');
+    });
+    expect(refused).toBeGreaterThan(rounds * 0.8);
+  });
+
+  it('with a right checksum meet checks of every field', () => {
+    const good = [
+      encodeDescriptor(descriptor, Buffer.alloc(50, 3)),
+      encodeDescriptor({ ...descriptor, scales: new Float32Array(0) }, null),
+    ];
+    const { refused, accepted } = hammer(good, (b) => {
+      const { descriptor: d, data } = decodeDescriptor(b);
+      if (!(d.count >= 0) || data.length > b.length || d.scales.some((s) => !(s > 0)))
+        throw new Error('an impossible announcement');
+    });
+    expect(refused).toBeGreaterThan(accepted / 10);
+  });
+
+  it('are refused by the rendezvous', () => {
+    const member = {
+      rank: 1,
+      pid: 2,
+      host: 'h',
+      hostname: 'n',
+      ipcData: 'ipc:///a',
+      ipcControl: null,
+      tcpData: null,
+      tcpControl: null,
+      arenaFd: 3,
+      arenaBytes: 1,
+    };
+    hammer([pack(member)], (b) => unpackMessage(b, memberFields));
+    expect(unpackMessage(pack(member), memberFields)).toEqual(member);
+    expect(() => checkFields({ ...member, extra: 1 }, memberFields)).toThrow('unknown field extra');
+    expect(() => unpackMessage(pack({ ...member, rank: 'x' }), memberFields)).toThrow('field rank is no int');
+  });
+
+  it('cannot be bombs', () => {
+    const nested = (byte: number[], depth: number) =>
+      Buffer.concat([Buffer.concat(Array.from({ length: depth }, () => Buffer.from(byte))), Buffer.from([0xc0])]);
+    const bombs = [
+      nested([0xdd, 0xff, 0xff, 0xff, 0xff], 100), // array32 in array32
+      nested([0xdc, 0xff, 0xff], 24_000), // chain of array16, 72 kB
+      nested([0xdf, 0xff, 0xff, 0xff, 0xff], 100), // map32
+      nested([0x91], 100_000), // depth
+      Buffer.from([0xc6, 0xff, 0xff, 0xff, 0xff, 0]), // bin32 of 4 GiB
+      Buffer.from([0xc9, 0xff, 0xff, 0xff, 0xff, 0x72, 0]), // ext32
+      Buffer.from([0xdb, 0xff, 0xff, 0xff, 0xff, 0]), // str32
+    ];
+    for (const [i, bomb] of bombs.entries()) {
+      const before = process.memoryUsage();
+      const cpu = process.cpuUsage();
+      let what = 'accepted';
+      try {
+        unpackMessage(bomb, memberFields);
+      } catch (error) {
+        expect(error, `bomb ${i}`).toBeInstanceOf(ProtocolError);
+        what = 'refused';
+      }
+      expect(what).toBe('refused');
+      expect(process.cpuUsage(cpu).user).toBeLessThan(500_000);
+      const after = process.memoryUsage();
+      expect(after.heapUsed + after.external - before.heapUsed - before.external, `bomb ${i}`).toBeLessThan(64 << 20);
+    }
+    expect(unpack(pack([1, 'a', null]))).toEqual([1, 'a', null]);
+  });
+
+  it('do not disturb good peers, and resealed ones end the job by name or pass as what they are', async () => {
+    const next = random(99);
+    let wrong = 0;
+    let named = 0;
+    for (let round = 0; round < times(40, 1000); round++) {
+      const failures: (string | null)[] = [null, null];
+      const done = [0, 0];
+      const engines = memoryTransports(2).map(
+        (transport, rank) =>
+          new Engine({
+            transport,
+            generation: 7,
+            math: plainMath,
+            onDone: () => done[rank]++,
+            onFailed: (e) => {
+              failures[rank] = e.message;
+            },
+          }),
+      );
+      const datas = engines.map((engine, rank) => {
+        const data = new Float32Array(500).fill(rank + 1);
+        for (let i = 0; i < 200; i++) {
+          const good = frame({ from: 1 - rank, to: rank, seq: 1 }, encodeDescriptor(descriptor, null));
+          const bad = mutate(good, next);
+          if (bad.equals(good)) continue;
+          // Half of them with a checksum that fits: a member gone mad, not a bad cable.
+          if (i % 2 && bad.length >= headerBytes && round % 2) sealHeader(bad, bad.subarray(headerBytes));
+          engine.message([bad], -1);
+        }
+        const request: OpRequest = {
+          id: 1,
+          group: 0,
+          groupName: 'world',
+          channel: 0,
+          opSeq: 1,
+          members: [0, 1],
+          code: 'allReduce',
+          dtype: 'f32',
+          reduce: 'sum',
+          mean: false,
+          steps: false,
+          range: 'fit',
+          root: 0,
+          segments: [new Uint8Array(data.buffer)],
+          out: null,
+          bounds: [0, 250, 500],
+          outBounds: null,
+          shape: 1,
+          scales: new Float32Array(0),
+          timeoutMs: 5000,
+        };
+        engine.post(request);
+        return data;
+      });
+      for (let turn = 0; turn < 2000 && engines.some((e, r) => !e.failure && !done[r]); turn++) {
+        for (const e of engines) e.tick();
+        await new Promise((r) => setImmediate(r));
+      }
+      datas.forEach((data, rank) => {
+        if (done[rank] && data.some((v) => v !== 3)) wrong++;
+        if (failures[rank]) {
+          named++;
+          expect(failures[rank]).toMatch(/rank [01]/);
+        }
+      });
+      if (round % 2 === 0) expect(failures).toEqual([null, null]);
+    }
+    expect(wrong).toBe(0);
+    expect(named).toBeGreaterThan(0);
+  });
+});

@@ -1,0 +1,99 @@
+// Jobs under the launcher, for tests that break them.
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { PassThrough } from 'node:stream';
+import { fileURLToPath } from 'node:url';
+import { launch, type LaunchResult } from '../src/index.ts';
+
+export interface Failure {
+  failed: number;
+  at: number;
+  kind: string;
+  ranks: number[];
+  message: string;
+}
+
+export interface Job {
+  /** Process id of each rank, once all are running. */
+  running: Promise<number[]>;
+  ended: Promise<{
+    result: LaunchResult;
+    failures: Failure[];
+    lines: { rank: number; value: Record<string, unknown> }[];
+    err: string;
+    endedAt: number;
+  }>;
+  /** Ends the job like SIGTERM to the launcher. */
+  stop(): void;
+  flight: string;
+  clean(): void;
+}
+
+/** Temporary folders of jobs; what a job leaves behind shows as a difference. */
+export const jobFolders = (): string[] => readdirSync(tmpdir()).filter((f) => f.startsWith('fp8lm-'));
+
+export function startJob(nproc: number, env: Record<string, string>): Job {
+  const [stdout, stderr] = [new PassThrough(), new PassThrough()];
+  const flight = mkdtempSync(join(tmpdir(), 'fp8t-flight-'));
+  const abort = new AbortController();
+  const lines: { rank: number; value: Record<string, unknown> }[] = [];
+  const pids: number[] = Array(nproc).fill(0);
+  let allRunning: (pids: number[]) => void = () => {};
+  const running = new Promise<number[]>((resolve) => {
+    allRunning = resolve;
+  });
+  let rest = '';
+  stdout.on('data', (d) => {
+    const parts = (rest + d).split('\n');
+    rest = parts.pop() as string;
+    for (const part of parts) {
+      const match = /^\[(\d+)\] (\{.*\})$/.exec(part);
+      if (!match) continue;
+      const value = JSON.parse(match[2]);
+      lines.push({ rank: Number(match[1]), value });
+      if (value.running) {
+        pids[Number(match[1])] = value.running;
+        if (pids.every((p) => p > 0)) allRunning(pids);
+      }
+    }
+  });
+  let err = '';
+  stderr.on('data', (d) => {
+    err += d;
+  });
+  const program = fileURLToPath(new URL('./ranks/loop.ts', import.meta.url));
+  const job = launch({
+    command: [process.execPath, '--import', 'tsx', '--conditions=source', program],
+    nproc,
+    stdout,
+    stderr,
+    flight,
+    signal: abort.signal,
+    env: { ...process.env, NODE_OPTIONS: '', FP8_TIMEOUT_MS: '20000', FP8_RENDEZVOUS_TIMEOUT_MS: '60000', ...env },
+  });
+  const ended = job.then((result) => {
+    const failures = lines.filter((l) => 'failed' in l.value).map((l) => l.value as unknown as Failure);
+    allRunning(pids);
+    return { result, failures, lines, err, endedAt: Date.now() };
+  });
+  return {
+    running,
+    ended,
+    flight,
+    stop: () => abort.abort(),
+    clean: () => rmSync(flight, { recursive: true, force: true }),
+  };
+}
+
+/** True while the process exists and is no zombie. */
+export function isRunning(pid: number): boolean {
+  try {
+    return !/^\d+ \(.*\) Z/.test(readFileSync(`/proc/${pid}/stat`, 'utf8'));
+  } catch {
+    return existsSync('/proc') ? false : true;
+  }
+}
+
+/** How often a fault test repeats: `few` in CI, `many` with FAULTS=all. */
+export const times = (few: number, many: number): number => (process.env.FAULTS === 'all' ? many : few);

@@ -1,0 +1,60 @@
+// A rank that trains in name only: all-reduces in a loop and checks every sum. Started by the launcher.
+//   LOOP_STEPS     ends after so many steps (default: never)
+//   LOOP_SPIN      rank:step: its main thread spins for ever at that step
+//   LOOP_ENDS      rank:step:code: that rank exits with that code at that step
+//   LOOP_DISAGREE  rank:step:kind: that rank calls something else at that step
+// A failure is printed as one JSON line with the time.
+import { DistError, type Group, init } from '../../src/index.ts';
+
+const steps = Number(process.env.LOOP_STEPS ?? Infinity);
+const at = (name: string) => (process.env[name] ?? '').split(':');
+const comm = await init();
+const { world, rank } = comm;
+const say = (value: unknown) => process.stdout.write(`${JSON.stringify(value)}\n`);
+
+function disagree(kind: string, g: Group): void {
+  const x = new Float32Array(256);
+  if (kind === 'shape') g.allReduce(new Float32Array(255)).wait();
+  else if (kind === 'dtype') g.allReduce(new Int32Array(256)).wait();
+  else if (kind === 'operation') g.broadcast(x).wait();
+  else if (kind === 'reduction') g.allReduce(x, { op: 'max' }).wait();
+  else if (kind === 'order') g.barrier().wait();
+  else if (kind === 'group') pair?.allReduce(x).wait();
+  else if (kind === 'step') return g.allReduce(new Float32Array(60_000)).wait();
+  throw new Error(`LOOP_DISAGREE: ${kind} went through`);
+}
+
+let pair: Group | null = null;
+try {
+  pair = world.split(rank < 2 ? 0 : 1);
+  const small = new Float32Array(256);
+  const large = new Float32Array(60_000);
+  for (let step = 1; step <= steps; step++) {
+    comm.setStep(step);
+    const [spinRank, spinStep] = at('LOOP_SPIN');
+    if (Number(spinRank) === rank && Number(spinStep) === step && spinRank) for (;;);
+    const [endRank, endStep, code] = at('LOOP_ENDS');
+    if (endRank && Number(endRank) === rank && Number(endStep) === step) process.exit(Number(code));
+    const [otherRank, otherStep, kind] = at('LOOP_DISAGREE');
+    if (otherRank && Number(otherRank) === rank && Number(otherStep) === step) {
+      say({ disagreed: Date.now() });
+      disagree(kind, world);
+    }
+    small.fill(rank + step);
+    large.fill(step);
+    const works = [world.allReduce(large), world.allReduce(small)];
+    for (const w of works) w.wait();
+    const want = (world.size * (world.size - 1)) / 2 + world.size * step;
+    if (small[7] !== want || large[59_999] !== world.size * step)
+      throw new Error(`step ${step}: wrong sum ${small[7]}, ${large[59_999]}`);
+    if (step % 10 === 0) await new Promise((r) => setImmediate(r));
+    if (step === 5) say({ running: process.pid, rank });
+  }
+  say({ finished: rank, steps });
+} catch (error) {
+  if (!(error instanceof DistError)) throw error;
+  say({ failed: rank, at: Date.now(), kind: error.kind, ranks: error.ranks, message: error.message });
+  process.exitCode = 3;
+} finally {
+  await comm.close();
+}
