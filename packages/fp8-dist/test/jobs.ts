@@ -95,5 +95,23 @@ export function isRunning(pid: number): boolean {
   }
 }
 
+/**
+ * How long this process itself was held up, at most, since the call: on a machine without free cores, faults are found that
+ * much later, and limits in real time must allow for it.
+ */
+export function watchLag(): () => number {
+  let last = performance.now();
+  let worst = 0;
+  const timer = setInterval(() => {
+    const now = performance.now();
+    worst = Math.max(worst, now - last - 10);
+    last = now;
+  }, 10);
+  return () => {
+    clearInterval(timer);
+    return worst;
+  };
+}
+
 /** How often a fault test repeats: `few` in CI, `many` with FAULTS=all. */
 export const times = (few: number, many: number): number => (process.env.FAULTS === 'all' ? many : few);
