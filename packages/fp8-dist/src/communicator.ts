@@ -200,7 +200,7 @@ export class Communicator {
     if (this.closed) return;
     this.closed = true;
     this.send({ stop: 'now' });
-    Atomics.wait(this.control.words, word.closed, 0, 500);
+    Atomics.wait(this.control.words, word.closed, 0, 2000);
     // The worker's thread is on its way out; a main thread that goes on at once would terminate it half-way.
     Atomics.wait(this.control.words, word.closed, 1, 50);
   }

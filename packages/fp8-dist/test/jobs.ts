@@ -30,12 +30,16 @@ export interface Job {
   clean(): void;
 }
 
-/** Temporary folders of jobs; what a job leaves behind shows as a difference. */
-export const jobFolders = (): string[] => readdirSync(tmpdir()).filter((f) => f.startsWith('fp8lm-'));
+/** Jobs of this test file make their temporary folders here, so that what they leave behind shows. */
+export const ownTmp = mkdtempSync(join(tmpdir(), 'fp8t-'));
+process.env.TMPDIR = ownTmp;
+
+/** What jobs have left behind. */
+export const leftovers = (): string[] => readdirSync(ownTmp).filter((f) => f.startsWith('fp8lm-'));
 
 export function startJob(nproc: number, env: Record<string, string>): Job {
   const [stdout, stderr] = [new PassThrough(), new PassThrough()];
-  const flight = mkdtempSync(join(tmpdir(), 'fp8t-flight-'));
+  const flight = mkdtempSync(join(ownTmp, 'flight-'));
   const abort = new AbortController();
   const lines: { rank: number; value: Record<string, unknown> }[] = [];
   const pids: number[] = Array(nproc).fill(0);

@@ -7,7 +7,7 @@ type ZeroMQ = typeof import('zeromq');
 export interface ZapHandler {
   /** Handshakes refused so far. */
   refused: number;
-  close(): void;
+  close(): Promise<void>;
 }
 
 /** Serves the one ZAP endpoint of this process's context; lets through only peers with `publicKey`. */
@@ -18,9 +18,10 @@ export async function serveZap(zmq: ZeroMQ, publicKey: string): Promise<ZapHandl
   let closed = false;
   const handler: ZapHandler = {
     refused: 0,
-    close() {
+    async close() {
       closed = true;
       socket.close();
+      await served;
     },
   };
   const serve = async () => {
@@ -32,7 +33,7 @@ export async function serveZap(zmq: ZeroMQ, publicKey: string): Promise<ZapHandl
       await socket.send([peer, empty, version, id, code, text, known ? 'member' : '', '']);
     }
   };
-  serve().catch((error) => {
+  const served = serve().catch((error) => {
     if (!closed) throw error;
   });
   return handler;

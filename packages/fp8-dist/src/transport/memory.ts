@@ -33,7 +33,7 @@ export function memoryTransports(size: number, mischief: Mischief = (parts) => [
         for (const arrived of mischief(copies, rank, to)) inboxes[to].push({ parts: arrived, from: rank });
         setImmediate(drain, to);
       },
-      close() {
+      async close() {
         open[rank] = false;
       },
     });

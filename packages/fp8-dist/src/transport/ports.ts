@@ -28,7 +28,7 @@ export function portsTransport(rank: number, ports: readonly (MessagePort | null
         copies.map((c) => c.buffer),
       );
     },
-    close() {
+    async close() {
       for (const port of ports) port?.close();
     },
   };

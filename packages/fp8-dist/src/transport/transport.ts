@@ -20,6 +20,6 @@ export interface Transport {
   readonly bytes: { sent: number; received: number };
   /** The address of a rank, for messages. */
   address(rank: number): string;
-  /** Closes all sockets; what was not acknowledged may be lost. */
-  close(): void;
+  /** Closes all sockets; what was not acknowledged may be lost. Resolves once none of their calls is pending any more. */
+  close(): Promise<void>;
 }

@@ -58,13 +58,14 @@ export function zeromqTransport(options: ZeroMQOptions): Transport {
   let closed = false;
   const bytes = { sent: 0, received: 0 };
   const lanes: (Lane | null)[] = [];
+  const pending: Promise<unknown>[] = [];
 
   const transport: Transport = {
     rank,
     size,
     bytes,
     start() {
-      for (const { socket } of options.inboxes) void receive(socket);
+      for (const { socket } of options.inboxes) pending.push(receive(socket));
     },
     onMessage: () => {},
     onLost: () => {},
@@ -76,10 +77,12 @@ export function zeromqTransport(options: ZeroMQOptions): Transport {
       lane.queue.push(parts);
       if (!lane.busy) void drain(lane);
     },
-    close() {
+    async close() {
       closed = true;
       for (const lane of lanes) lane?.socket.close();
       for (const { socket } of options.inboxes) socket.close();
+      // A thread that ends while a call of the binding is pending aborts the process.
+      await Promise.allSettled(pending);
     },
   };
 
@@ -130,6 +133,7 @@ export function zeromqTransport(options: ZeroMQOptions): Transport {
         lane.connected = true;
         options.onUp?.(peer);
       });
+      pending.push(new Promise((resolve) => socket.events.on('end', resolve)));
       socket.events.on('disconnect', () => {
         if (!closed && lane.connected) options.onDown?.(peer);
         lane.connected = false;

@@ -128,14 +128,11 @@ async function stop(how: 'drain' | 'now'): Promise<void> {
   }
   liveness?.stop();
   await pause(how === 'drain' ? 30 : 20);
-  wired?.close();
+  await Promise.race([wired?.close(), pause(1000)]);
   tell({ closed: true });
   port?.close();
-  // Let the closed sockets' pending calls come back before the thread ends: libzmq's binding aborts the process otherwise.
-  await pause(10);
   Atomics.store(control.words, word.closed, 1);
   Atomics.notify(control.words, word.closed);
-  if (how === 'now') process.exit();
 }
 
 port.on('message', (message: ToWorker) => {
@@ -151,7 +148,7 @@ port.on('message', (message: ToWorker) => {
 });
 
 start().catch((error: Error) => {
-  wired?.close();
+  void wired?.close();
   const kind = error instanceof DistError ? error.kind : 'worker';
   tell({ failed: { kind, message: error.message, user: error.name === 'UserError' || 'code' in error } });
   port.close();

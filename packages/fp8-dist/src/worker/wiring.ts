@@ -26,7 +26,7 @@ export interface Wired {
   addresses: string[];
   /** Set before the transports report anything. */
   events: { onDown: (rank: number) => void; onUp: (rank: number) => void };
-  close: () => void;
+  close: () => Promise<void>;
 }
 
 /** 64 slots of 512 KiB: what this rank may have in flight. */
@@ -156,11 +156,10 @@ async function wireZeroMQ(
       pidOf: (r) => (routes[r].local ? members[r].pid : null),
       addresses,
       events,
-      close() {
-        data.close();
-        control.close();
-        zap?.close();
+      async close() {
         removeFolder();
+        await Promise.all([data.close(), control.close()]);
+        await zap?.close();
       },
     };
   } catch (error) {

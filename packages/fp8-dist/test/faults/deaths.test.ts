@@ -1,12 +1,12 @@
 // F1, F2, F3, F8: ranks that die, stop or hang. Each test has its control: the same job undisturbed ends well.
-import { readFileSync } from 'node:fs';
+import { readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import { isRunning, jobFolders, startJob, times, watchLag } from '../jobs.ts';
+import { isRunning, leftovers, ownTmp, startJob, times, watchLag } from '../jobs.ts';
 
-const before = jobFolders();
 afterAll(() => {
-  expect(jobFolders().filter((f) => !before.includes(f))).toEqual([]);
+  expect(leftovers()).toEqual([]);
+  rmSync(ownTmp, { recursive: true, force: true });
 });
 
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
