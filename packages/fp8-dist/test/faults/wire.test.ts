@@ -51,7 +51,7 @@ async function proxyTo(
     },
     hold(yes) {
       held = yes;
-      for (const [a, b] of pairs) for (const s of [a, b]) yes ? s.pause() : s.resume();
+      for (const s of [...pairs].flat()) s[yes ? 'pause' : 'resume']();
     },
     close() {
       server.close();
