@@ -5,6 +5,7 @@ import { benchCommand } from './commands/bench.ts';
 import { compareCommand } from './commands/compare.ts';
 import { doctorCommand } from './commands/doctor.ts';
 import { generateCommand } from './commands/generate.ts';
+import { launchCommand, runLaunch } from './commands/launch.ts';
 import { trainCommand } from './commands/train.ts';
 import { exitCodes, oneLine, report } from './errors.ts';
 import { quietBrokenPipe } from './output.ts';
@@ -17,6 +18,7 @@ Examples:
   fp8lm generate --checkpoint runs/first --prompt "Once upon a time"
   fp8lm compare gpt-nano --recipes bf16,o2 --minutes 2 --out runs/compare
   fp8lm bench step --preset gpt-12m --recipe o2
+  fp8lm launch --nproc 2 -- npx tsx train.ts
   fp8lm doctor                                  what this machine has, what is missing, what to do`;
 
 /**
@@ -32,7 +34,7 @@ export async function main(args: readonly string[]): Promise<number> {
     .version(version(), '-V, --version', 'print the version')
     .helpOption('-h, --help', 'show help')
     .addHelpText('after', examples);
-  for (const make of [trainCommand, compareCommand, generateCommand, benchCommand, doctorCommand]) {
+  for (const make of [trainCommand, compareCommand, generateCommand, benchCommand, launchCommand, doctorCommand]) {
     program.addCommand(make(result));
   }
   prepare(program);
@@ -41,6 +43,8 @@ export async function main(args: readonly string[]): Promise<number> {
     return exitCodes.ok;
   }
   try {
+    // Everything after `launch` is the launcher's, `--` included, which commander would take out.
+    if (args[0] === 'launch') return await runLaunch(args.slice(1));
     await program.parseAsync(args, { from: 'user' });
     return result.code;
   } catch (error) {

@@ -20,12 +20,22 @@ test.each([
   [['bench', 'gemm']],
   [['bench', 'step']],
   [['bench', 'kernels']],
+  [['bench', 'allreduce']],
   [['doctor']],
 ])('help of %j has examples', async (command) => {
   const { code, stdout, stderr } = await fp8lm(...command, '--help');
   expect(stdout).toContain('Examples:\n  fp8lm ');
   expect(stderr).toBe('');
   expect(code).toBe(0);
+});
+
+test('launch hands everything after -- to the ranks and passes their exit code on', async () => {
+  const script = file('rank.mjs', 'console.log(`rank ${process.env.RANK} of ${process.env.WORLD_SIZE}`);');
+  const { code, stdout } = await fp8lm('launch', '--nproc', '2', '--', process.execPath, script);
+  expect(stdout).toContain('rank 0 of 2');
+  expect(stdout).toContain('rank 1 of 2');
+  expect(code).toBe(0);
+  expect((await fp8lm('launch', '--nproc', 'two', '--', 'true')).code).toBe(2);
 });
 
 test('help of train names every preset', async () => {

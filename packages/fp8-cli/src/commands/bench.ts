@@ -25,19 +25,29 @@ export interface BenchStepOptions {
   json?: boolean;
 }
 
+export interface AllReduceCommandOptions {
+  nproc: number;
+  elements: number;
+  dtype: 'fp32' | 'bf16' | 'e4m3';
+  seconds: number;
+  json?: boolean;
+}
+
 /** `fp8lm bench …`. @param result gets the exit code */
 export function benchCommand(result: { code: number }): Command {
   const bench = new Command('bench')
-    .description("Measure this machine: matrix products, a training step's phases and kernels.")
+    .description("Measure this machine: matrix products, a training step's phases and kernels, all-reduces.")
     .addHelpText(
       'after',
       `
 Examples:
   fp8lm bench gemm --m 2048 --n 3072 --k 768 --in e4m3
   fp8lm bench step --preset gpt-12m --recipe o2 --batch 8 --seq 256 --json
-  fp8lm bench kernels --preset gpt2-124m --recipe o2 --batch 4 --seq 256`,
+  fp8lm bench kernels --preset gpt2-124m --recipe o2 --batch 4 --seq 256
+  fp8lm bench allreduce --nproc 2 --dtype e4m3`,
     );
   bench.addCommand(gemmCommand(result));
+  bench.addCommand(allReduceCommand(result));
   bench.addCommand(
     stepOptions(new Command('step').description("One training step's time by phase, on random tokens."))
       .addHelpText(
@@ -98,6 +108,30 @@ The peak is that of register-only multiply-adds on all threads: of bf16 inputs f
     .action(async (options: BenchGemmOptions) => {
       const { benchGemm } = await import('../bench/gemm.ts');
       benchGemm(options);
+      result.code = 0;
+    });
+}
+
+function allReduceCommand(result: { code: number }): Command {
+  return new Command('allreduce')
+    .description('An all-reduce among ranks of this machine over ZeroMQ.')
+    .option('--nproc <n>', 'ranks', count, 2)
+    .option('--elements <n>', 'elements of the tensor', count, 16_777_216)
+    .addOption(new Option('--dtype <name>', 'what is sent').choices(['fp32', 'bf16', 'e4m3']).default('e4m3'))
+    .option('--seconds <x>', 'time to measure for', between(0.05, 600), 2)
+    .option('--json', '{msPerOp, elementsPerSecond, payloadBytesPerRank, latencyUsSmall} as one line')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  fp8lm bench allreduce --nproc 2 --elements 16777216 --dtype e4m3
+  fp8lm bench allreduce --nproc 4 --elements 1048576 --dtype fp32 --json
+
+benchmarks/peers/allreduce_gloo.py measures the same with PyTorch's gloo.`,
+    )
+    .action(async (options: AllReduceCommandOptions) => {
+      const { benchAllReduceCommand } = await import('../bench/allreduce.ts');
+      await benchAllReduceCommand(options);
       result.code = 0;
     });
 }
