@@ -14,7 +14,7 @@ export interface CommunicatorOptions {
   timeoutMs?: number;
   /** Deadline of each group's first collective, which waits for slow starters; default the larger of timeoutMs and ten minutes. */
   firstTimeoutMs?: number;
-  /** Silence after which a rank counts as dead; default FP8_DEAD_AFTER_MS or 2500. */
+  /** Silence after which a rank counts as dead; default FP8_DEAD_AFTER_MS or 2000. */
   deadAfterMs?: number;
   /** Where flight records go when the job fails; default FP8_FLIGHT_DIR, else none are written. */
   flightFolder?: string | null;
@@ -45,7 +45,7 @@ export async function connect(
     control: control.memory,
     recorder: recorder.memory,
     addon,
-    deadAfterMs: options.deadAfterMs ?? numberFrom('FP8_DEAD_AFTER_MS') ?? 2500,
+    deadAfterMs: options.deadAfterMs ?? numberFrom('FP8_DEAD_AFTER_MS') ?? 2000,
     flightFolder: options.flightFolder ?? process.env.FP8_FLIGHT_DIR ?? null,
   };
   const here = import.meta.url.endsWith('.ts') ? './worker/comm-worker.ts' : './worker/comm-worker.js';

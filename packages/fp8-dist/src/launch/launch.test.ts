@@ -38,7 +38,7 @@ describe('launch', () => {
       master: '10.1.2.3:29500',
       env: { ...process.env, FP8_JOB_KEY },
       command: program(
-        'console.log(process.env.RANK, process.env.MASTER_ADDR, process.env.MASTER_PORT, process.env.FP8_JOB_KEY.length)',
+        'const e = process.env; console.log([e.RANK, e.MASTER_ADDR, e.MASTER_PORT, e.FP8_JOB_KEY.length].join(" "))',
       ),
     });
     expect(out).toBe('[1] 1 10.1.2.3 29500 43\n');
