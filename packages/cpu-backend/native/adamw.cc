@@ -157,8 +157,12 @@ class Update {
     for (State* s : {&p_, &m_, &v_})
       if (scaled(s->t)) writeScale(s->t, s->scale, {s->amax(), s->clamped});
     if (!(master_ && scaled(w_))) return;
-    if (p_.finite()) writeScale(w_, wScale_, {storedAmax(p_), 0});
-    else quantize(w_, master_, Tensor{}, Tensor{}, Tensor{}, n_, 0);
+    if (p_.finite()) return writeScale(w_, wScale_, {storedAmax(p_), 0});
+    // Measured: the master's own block records its values before they were clamped.
+    float stored = 0.0f;
+    const Tensor known{&stored, 1, DType::f32, nullptr};
+    amax(known, master_, n_);
+    quantize(w_, master_, Tensor{}, Tensor{}, known, n_, 0);
   }
 
   Tensor w_, master_, grad_;

@@ -72,7 +72,7 @@ inline void checkCasts() {
               memcpy(w, w0, sizeof w);
               Tensor window{count < 0 ? nullptr : w, kWindowBlock, DType::f32, nullptr}, mu{count == 3 ? &m0 : nullptr, 1, DType::f32, nullptr};
               Box y(y0), want(y0);
-              quantize(y.t, x.t, window, mu, none, n, random);
+              quantize(y.t, x.t, window, mu, Tensor{}, n, random);
               const float a = amaxOfBox(x);
               float s = count == 16 ? 64.0f : scaleFor(a, maxOf(to), count == 3 ? 64.0f : 32.0f);
               if (count == 3) s *= m0;

@@ -53,7 +53,7 @@ inline void checkAdamW() {
   }
   for (size_t k = 0; k < mixes.size(); k++)
     for (int64_t n : {1, 17, 512, 1000, 5003, 20011})
-      for (int variant = 0; variant < 6; variant++) {  // 0 guess right later, 1 clipped, 2 inf, 3 NaN, 4 tiny, 5 skip
+      for (int variant = 0; variant < 7; variant++) {  // 0 guess right later, 1 clipped, 2 inf, 3 NaN, 4 tiny, 5 skip, 6 p overflows
         const auto& mix = mixes[k];
         if (k >= 8 && (n == 512 || n == 20011)) continue;
         context = "adamw";
@@ -71,7 +71,13 @@ inline void checkAdamW() {
         if (variant == 2) m.setRaw(n / 4, 1e38f), (p ? master : w).setRaw(n / 5, INFINITY);
         if (variant == 3) grad.setRaw(n / 3, NAN);
         float control[4] = {variant == 1 ? 0.123f : 1.0f, 1, variant == 5 ? 1.0f : 0.0f, float(variant == 0 ? 1 : 100)};
-        const Hyper h;
+        Hyper h;
+        if (variant == 6) {
+          Box& top = p ? master : w;
+          h.decay = -10000;  // a factor of 4
+          if (top.t.scale) top.setScale(0x1p-111f);
+          top.setRaw(n / 2, top.t.scale ? maxOf(top.t.dtype) : 3e38f);
+        }
         for (int round = 0; round < 2; round++) {
           Box w1(w), master1(master), m1(m), v1(v);
           expectAdamW(w1, p ? &master1 : nullptr, grad, m1, v1, control, h);
