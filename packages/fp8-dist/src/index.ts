@@ -3,6 +3,7 @@ export { Communicator, type CommunicatorOptions } from './communicator.ts';
 export { DistError, type FailureKind, ProtocolError } from './errors.ts';
 export { evenShares, Group, type ReduceOptions } from './group.ts';
 export { init } from './init.ts';
+export { initializeModelParallel, Mesh, type ModelParallelSizes } from './mesh.ts';
 export type { ReduceOp } from './math/math.ts';
 export type { Operand, Packed } from './operand.ts';
 export { type Environment, readEnvironment } from './rendezvous/environment.ts';
