@@ -6,6 +6,7 @@ import { compareCommand } from './commands/compare.ts';
 import { doctorCommand } from './commands/doctor.ts';
 import { generateCommand } from './commands/generate.ts';
 import { launchCommand, runLaunch } from './commands/launch.ts';
+import { scheduleCommand } from './commands/schedule.ts';
 import { trainCommand } from './commands/train.ts';
 import { exitCodes, oneLine, report } from './errors.ts';
 import { quietBrokenPipe } from './output.ts';
@@ -18,6 +19,7 @@ Examples:
   fp8lm generate --checkpoint runs/first --prompt "Once upon a time"
   fp8lm compare gpt-nano --recipes bf16,o2 --minutes 2 --out runs/compare
   fp8lm bench step --preset gpt-12m --recipe o2
+  fp8lm schedule --pp 4 --microbatches 8        the timeline of a pipeline
   fp8lm launch --nproc 2 -- npx tsx train.ts
   fp8lm doctor                                  what this machine has, what is missing, what to do`;
 
@@ -34,7 +36,15 @@ export async function main(args: readonly string[]): Promise<number> {
     .version(version(), '-V, --version', 'print the version')
     .helpOption('-h, --help', 'show help')
     .addHelpText('after', examples);
-  for (const make of [trainCommand, compareCommand, generateCommand, benchCommand, launchCommand, doctorCommand]) {
+  for (const make of [
+    trainCommand,
+    compareCommand,
+    generateCommand,
+    benchCommand,
+    scheduleCommand,
+    launchCommand,
+    doctorCommand,
+  ]) {
     program.addCommand(make(result));
   }
   prepare(program);

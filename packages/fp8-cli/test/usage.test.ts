@@ -21,6 +21,7 @@ test.each([
   [['bench', 'step']],
   [['bench', 'kernels']],
   [['bench', 'allreduce']],
+  [['schedule']],
   [['doctor']],
 ])('help of %j has examples', async (command) => {
   const { code, stdout, stderr } = await fp8lm(...command, '--help');
@@ -36,6 +37,22 @@ test('launch hands everything after -- to the ranks and passes their exit code o
   expect(stdout).toContain('rank 1 of 2');
   expect(code).toBe(0);
   expect((await fp8lm('launch', '--nproc', 'two', '--', 'true')).code).toBe(2);
+});
+
+test('schedule draws a row a rank, and refuses what cannot be with the numbers', async () => {
+  const { code, stdout } = await fp8lm('schedule', '--pp', '4', '--microbatches', '8');
+  expect(code).toBe(0);
+  expect(stdout).toMatch(/rank 3 {2}\| · {3}· {3}· {3}0 {2}\( {2}0 {3}\)/);
+  expect(stdout).toContain('(pp - 1) / (m + pp - 1) = 27.3 %');
+  const svg = join(folder, 'timeline.svg');
+  const json = await fp8lm('schedule', '--pp', '2', '--microbatches', '4', '--virtual', '2', '--json', '--svg', svg);
+  const parsed = JSON.parse(json.stdout);
+  expect(parsed.idleShare).toBeCloseTo(1 / 9, 12);
+  expect(parsed.ranks[0].instructions[0]).toEqual({ op: 'forward', micro: 0, chunk: 0 });
+  expect(readFileSync(svg, 'utf8')).toContain('</svg>');
+  const refused = await fp8lm('schedule', '--pp', '4', '--microbatches', '6', '--virtual', '2');
+  expect(refused.code).toBe(2);
+  expect(refused.stderr).toMatch(/6 micro-batches in groups of 4 leave 2 on 4 stages/);
 });
 
 test('help of train names every preset', async () => {

@@ -12,3 +12,23 @@ export { runThreads } from './threads.ts';
 export { waitAll, type Work } from './work.ts';
 export { launchHelp, launchMain, parseLaunchArguments } from './launch/cli.ts';
 export { launch, type LaunchOptions, type LaunchResult } from './launch/launch.ts';
+export { drawSvg, drawText } from './pipeline/draw.ts';
+export {
+  bubbleShare,
+  type Compute,
+  computeOrder,
+  type Instruction,
+  nextPlace,
+  peakInFlight,
+  type PipelineOp,
+  type Place,
+  planSchedule,
+  previousPlace,
+  schedule,
+  type ScheduleName,
+  type ScheduleOptions,
+  type SchedulePlan,
+  schedules,
+  warmupForwards,
+} from './pipeline/schedule.ts';
+export { simulate, type Simulation, type SimulationOptions, type Span } from './pipeline/simulate.ts';
