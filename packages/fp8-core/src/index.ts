@@ -23,5 +23,6 @@ export * from './random.ts';
 export * from './recipe.ts';
 export * from './recipes/index.ts';
 export * from './scaling.ts';
+export * from './shard.ts';
 export * from './tape.ts';
 export * from './tensor.ts';

@@ -5,6 +5,7 @@ import { inCategory } from './memory.ts';
 import { hashName } from './random.ts';
 import type { AutoScale, ParamFormat, Recipe } from './recipe.ts';
 import { ScalingState } from './scaling.ts';
+import { type Shard, shardRuns, shardShape } from './shard.ts';
 import { empty, persist, type Shape, scope, sizeOf, type Tensor } from './tensor.ts';
 
 export type ParamKind = 'linear' | 'embedding' | 'vector';
@@ -24,10 +25,25 @@ export function modelContext(backend: Backend, recipe: Recipe, seed = 0): ModelC
   return { backend, recipe, seed, scaling: new ScalingState(backend) };
 }
 
+/** How a parameter lies on the ranks of a tensor-parallel group; nothing of it on one rank. */
+export interface ParameterLayout {
+  /** The part that is here; absent where every rank holds the whole. */
+  shard?: Shard | null;
+  /** Every rank holds the whole but sees a part of what gives its gradient: sum the gradient over the group before use. */
+  sumGrad?: boolean;
+}
+
 export class Parameter {
   readonly name: string;
   readonly kind: ParamKind;
+  /** Of what is here: the whole tensor, or this rank's part. */
   readonly shape: Shape;
+  /** Of the whole tensor. */
+  readonly wholeShape: Shape;
+  /** The part that is here, or null for the whole. */
+  readonly shard: Shard | null;
+  /** See `ParameterLayout`. */
+  readonly sumGrad: boolean;
   readonly format: ParamFormat;
   readonly autoScale: AutoScale | null;
   readonly backend: Backend;
@@ -40,12 +56,26 @@ export class Parameter {
   private gradient: Tensor | null = null;
   private started = false;
 
-  constructor(context: ModelContext, name: string, shape: Shape, kind: ParamKind, init: Init) {
+  /** @param wholeShape shape of the whole tensor; `layout` says which part of it is made here */
+  constructor(
+    context: ModelContext,
+    name: string,
+    wholeShape: Shape,
+    kind: ParamKind,
+    init: Init,
+    { shard = null, sumGrad = false }: ParameterLayout = {},
+  ) {
     const { backend, recipe } = context;
     const format = recipe[kind];
+    if (shard && shard.shape.join() !== wholeShape.join())
+      throw new RangeError(`parameter ${name}: a shard of [${shard.shape}] for a tensor of [${wholeShape}]`);
+    const shape = shard ? shardShape(shard) : wholeShape;
     this.name = name;
     this.kind = kind;
     this.shape = shape;
+    this.wholeShape = wholeShape;
+    this.shard = shard;
+    this.sumGrad = sumGrad;
     this.format = format;
     this.backend = backend;
     this.decay = kind !== 'vector';
@@ -100,16 +130,33 @@ export class Parameter {
     this.started = false;
   }
 
-  /** Writes float32 values (as loaded or drawn) into the master and the weight. @param values [size] f32 */
+  /**
+   * Writes float32 values (as loaded or drawn) into the master and the weight. The parts of a sharded parameter get one scale,
+   * so all ranks that hold one must call it together.
+   * @param values [size] f32
+   */
   assign(values: Tensor): void {
     const { kernels } = this.backend;
     const n = this.size;
     const put = (y: Tensor, x: Tensor): void => {
-      if (dtypes[y.dtype].scaled) kernels.quantize({ y, x, n, random: 0 });
-      else kernels.cast({ y, x, n, random: 0 });
+      if (!dtypes[y.dtype].scaled) kernels.cast({ y, x, n, random: 0 });
+      else if (!this.shard) kernels.quantize({ y, x, n, random: 0 });
+      else scope(() => kernels.quantize({ y, x, known: this.wholeAmax(x), n, random: 0 }));
     };
     put(this.primary, values);
     if (this.master) put(this.data, this.master);
+  }
+
+  /** Amax over all ranks' parts, f32 [1]. */
+  private wholeAmax(x: Tensor): Tensor {
+    const y = empty(this.backend, [1], 'f32');
+    this.backend.kernels.amax({ y, x, n: x.size });
+    const value = new Float32Array(1);
+    const bytes = new Uint8Array(value.buffer);
+    this.backend.read(y.handle, bytes);
+    this.shard?.group.reduceMax(value);
+    this.backend.write(y.handle, bytes);
+    return y;
   }
 
   private initialise(init: Init, seed: number): void {
@@ -119,9 +166,23 @@ export class Parameter {
     scope(() => {
       const values = empty(this.backend, this.shape, 'f32');
       if ('constant' in init) kernels.fill({ y: values, n, value: init.constant });
-      else kernels.random_normal({ y: values, n, std: init.std, seed, stream: hashName(this.name), offset: 0 });
+      else {
+        const stream = hashName(this.name);
+        const draw = (y: Tensor, offset: number): void =>
+          kernels.random_normal({ y, n: y.size, std: init.std, seed, stream, offset });
+        if (this.shard) this.drawRuns(values, this.shard, draw);
+        else draw(values, 0);
+      }
       this.assign(values);
     });
+  }
+
+  /** Element i of the whole tensor is value i of the parameter's stream, on any layout. */
+  private drawRuns(values: Tensor, shard: Shard, draw: (y: Tensor, offset: number) => void): void {
+    const flat = values.reshape(values.size);
+    for (const { whole, local, length } of shardRuns(shard)) {
+      scope(() => draw(flat.slice(local, local + length), whole));
+    }
   }
 
   release(): void {

@@ -56,8 +56,13 @@ export class ScalingState {
     return { dtype: cast.dtype, window };
   }
 
-  /** Once a step, after backward: every window takes in this step's amax and chooses the next step's scale. */
-  update(): void {
+  /**
+   * Once a step, after backward: every window takes in this step's amax and chooses the next step's scale.
+   * @param reduceMax makes each amax its maximum over the ranks that hold the same sites (tensor x data parallel), in one
+   *   exchange: then all of them cast with the same scales
+   */
+  update(reduceMax?: (amaxes: Float32Array) => void): void {
+    if (reduceMax && this.windows.size > 0) this.shareAmaxes(reduceMax);
     for (const { dtype, windows, used } of this.blocks) {
       this.backend.kernels.window_update({ windows, count: used, max: dtypes[dtype].max });
     }
@@ -76,13 +81,38 @@ export class ScalingState {
     this.editSlots(windowSlot.amax, 0);
   }
 
+  private shareAmaxes(reduceMax: (amaxes: Float32Array) => void): void {
+    const all = this.blocks.map(({ windows }) => this.read(windows));
+    const amaxes = new Float32Array(this.windows.size);
+    const visit = (body: (values: Float32Array, at: number, i: number) => void): void => {
+      let n = 0;
+      this.blocks.forEach(({ used }, b) => {
+        for (let w = 0; w < used; w++) body(all[b], w * windowSlot.size + windowSlot.amax, n++);
+      });
+    };
+    visit((values, at, i) => {
+      amaxes[i] = Number.isNaN(values[at]) ? Number.POSITIVE_INFINITY : values[at];
+    });
+    reduceMax(amaxes);
+    visit((values, at, i) => {
+      values[at] = amaxes[i];
+    });
+    this.blocks.forEach(({ windows }, b) => {
+      this.backend.write(windows.handle, new Uint8Array(all[b].buffer));
+    });
+  }
+
+  private read(windows: Tensor): Float32Array {
+    const values = new Float32Array(windows.size);
+    this.backend.read(windows.handle, new Uint8Array(values.buffer));
+    return values;
+  }
+
   private editSlots(slot: number, value: number): void {
     for (const { windows } of this.blocks) {
-      const values = new Float32Array(windows.size);
-      const bytes = new Uint8Array(values.buffer);
-      this.backend.read(windows.handle, bytes);
+      const values = this.read(windows);
       for (let i = slot; i < values.length; i += windowSlot.size) values[i] = value;
-      this.backend.write(windows.handle, bytes);
+      this.backend.write(windows.handle, new Uint8Array(values.buffer));
     }
   }
 

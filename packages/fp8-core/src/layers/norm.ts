@@ -7,6 +7,8 @@ import type { Tensor } from '../tensor.ts';
 export interface NormOptions {
   bias?: boolean;
   eps?: number;
+  /** The norm sees a part of the sequence only; see `ParameterLayout`. */
+  sumGrad?: boolean;
 }
 
 /** Layer norm; weight and bias stay in float32 in every recipe. */
@@ -15,10 +17,11 @@ export class LayerNorm extends Module {
   readonly bias: Parameter | null;
   readonly eps: number;
 
-  constructor(context: ModelContext, name: string, dim: number, { bias = true, eps = 1e-5 }: NormOptions = {}) {
+  constructor(context: ModelContext, name: string, dim: number, options: NormOptions = {}) {
     super();
-    this.weight = new Parameter(context, `${name}.weight`, [dim], 'vector', { constant: 1 });
-    this.bias = bias ? new Parameter(context, `${name}.bias`, [dim], 'vector', { constant: 0 }) : null;
+    const { bias = true, eps = 1e-5, sumGrad } = options;
+    this.weight = new Parameter(context, `${name}.weight`, [dim], 'vector', { constant: 1 }, { sumGrad });
+    this.bias = bias ? new Parameter(context, `${name}.bias`, [dim], 'vector', { constant: 0 }, { sumGrad }) : null;
     this.eps = eps;
   }
 
@@ -34,9 +37,9 @@ export class RmsNorm extends Module {
   readonly bias = null;
   readonly eps: number;
 
-  constructor(context: ModelContext, name: string, dim: number, { eps = 1e-5 }: NormOptions = {}) {
+  constructor(context: ModelContext, name: string, dim: number, { eps = 1e-5, sumGrad }: NormOptions = {}) {
     super();
-    this.weight = new Parameter(context, `${name}.weight`, [dim], 'vector', { constant: 1 });
+    this.weight = new Parameter(context, `${name}.weight`, [dim], 'vector', { constant: 1 }, { sumGrad });
     this.eps = eps;
   }
 
