@@ -9,13 +9,16 @@
 //                         writes in place, measures, and copies the old contents of p, m and v to an undo buffer. If a scale
 //                         turns out to change, the old contents go back and one more pass runs with the right scales.
 //   else                  two full passes: no undo buffer of that size.
-//   an amax not finite    back to the old contents if need be, and a slow pass that counts what it clamps (not met in
-//                         training: a non-finite gradient norm skips the step).
+//   an amax not finite    back to the old contents if need be, a slow pass that measures each state by itself, and one that
+//                         counts what it clamps (not met in training: a non-finite gradient norm skips the step).
 //
-// All four give the same bits, for any number of threads and on every instruction set.
+// All four give the same bits, for any number of threads and on every instruction set. A shard of a tensor whose scales hang
+// on other ranks' shards too is measured in one call (phase 1) and written, with the amaxes of the whole, in the next.
 #include "adamw.h"
 
 #include <cmath>
+#include <stdexcept>
+#include <string>
 
 #include "../../fp8-kernels/native/kernels.gen.h"
 #include "casts.h"
@@ -39,6 +42,7 @@ struct State {
   explicit State(const Tensor& t_) : t(t_) { scale = scaled(t) ? previousScale(t) : 1.0f; }
   float amax() const { return floatOf(largest > 0x7f800000u ? 0x7f800000u : largest); }
   bool finite() const { return largest < 0x7f800000u; }
+  void setAmax(float x) { largest = bitsOf(x) & 0x7fffffffu; }
   float rightScale() const { return scaled(t) ? scaleFor(amax(), maxOf(t.dtype), previousScale(t)) : 1.0f; }
   AdamWJob::State job(void* undo) const { return {t.data, t.dtype, t.dtype >= DType::f16 ? t.scaleInv() : 1.0f, scale, undo}; }
 };
@@ -68,6 +72,27 @@ class Update {
     forms_ = optimizerTable().formsFor(job(nullptr));
   }
 
+  /// Writes the new values' amaxes and changes nothing else.
+  void measure(float* amaxes) {
+    const bool ofP = scaled(p_.t) || scaled(w_);
+    if (ofP) pass(forms_.measure, nullptr);
+    else if (scaled(m_.t) || scaled(v_.t)) pass(forms_.moments, nullptr);
+    if (!finite()) pass(forms_.exact, nullptr);
+    amaxes[0] = ofP ? p_.amax() : 0.0f;
+    amaxes[1] = scaled(m_.t) ? m_.amax() : 0.0f;
+    amaxes[2] = scaled(v_.t) ? v_.amax() : 0.0f;
+  }
+
+  /// With amaxes known beforehand, at least as large as this shard's own.
+  void apply(const float* amaxes) {
+    const auto know = [&] { p_.setAmax(amaxes[0]), m_.setAmax(amaxes[1]), v_.setAmax(amaxes[2]); };
+    know();
+    settle();
+    pass(finite() ? forms_.apply : forms_.counted, nullptr);
+    know();
+    writeBlocks();
+  }
+
   void run() {
     uint8_t* undo = nullptr;
     bool again = true;
@@ -89,6 +114,8 @@ class Update {
       if (again) pass(forms_.apply, nullptr);
     } else {
       if (undo) restore(undo);
+      pass(forms_.exact, nullptr);
+      settle();
       pass(forms_.counted, nullptr);
     }
     writeBlocks();
@@ -176,7 +203,9 @@ class Update {
 }  // namespace
 
 void adamw(const Tensor& w, const Tensor& master, const Tensor& grad, const Tensor& m, const Tensor& v, const Tensor& control,
-           int64_t n, double lr, double beta1, double beta2, double eps, double weight_decay) {
+           const Tensor& amaxes, int64_t n, int64_t phase, double lr, double beta1, double beta2, double eps, double weight_decay) {
+  if (phase > 2) throw std::invalid_argument("phase is " + std::to_string(phase) + "; expected 0, 1 or 2");
+  if (phase > 0 && !amaxes) throw std::invalid_argument("phase " + std::to_string(phase) + " needs amaxes; expected f32 [3]");
   const float* const c = control.as<float>();
   if (c[2] != 0.0f) return;
   const double t = double(c[3]);
@@ -189,7 +218,10 @@ void adamw(const Tensor& w, const Tensor& master, const Tensor& grad, const Tens
                              float(1.0 - lr * weight_decay),
                              float(eps),
                              c[0]};
-  Update(w, master, grad, m, v, n, step).run();
+  Update update(w, master, grad, m, v, n, step);
+  if (phase == 1) update.measure(amaxes.as<float>());
+  else if (phase == 2) update.apply(amaxes.as<float>());
+  else update.run();
 }
 
 }  // namespace fp8lm

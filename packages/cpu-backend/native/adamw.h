@@ -41,9 +41,10 @@ struct AdamWStats {
 using AdamWFn = AdamWStats (*)(const AdamWJob&, int64_t begin, int64_t end);
 
 /// update: copies to undo, writes and measures. apply: only writes; amaxes are known to be finite. measure: writes nothing.
-/// moments: measures m and v only, without root and quotient. counted: writes, measures and counts clamped values, slowly.
+/// moments: measures m and v only, without root and quotient. update, measure and moments may report NaN for all three when
+/// one is; exact, a slow measure, does not. counted: writes, measures and counts clamped values, slowly.
 struct AdamWForms {
-  AdamWFn update, apply, measure, moments, counted;
+  AdamWFn update, apply, measure, moments, exact, counted;
 };
 
 struct AdamWTable {

@@ -126,7 +126,7 @@ AdamWStats adamwRange(const AdamWJob& job, int64_t begin, int64_t end) {
 template <class W, Form form> constexpr AdamWFn general = adamwRange<W, Any, Any, Any, Any, form>;
 
 template <class W> constexpr AdamWForms generalForms = {general<W, Form::update>, general<W, Form::apply>, general<W, Form::measure>,
-                                                        general<W, Form::moments>, general<W, Form::counted>};
+                                                        general<W, Form::moments>, general<W, Form::measure>, general<W, Form::counted>};
 
 /// Groups of 64 by the folded form, the rest by the general one.
 template <class W, class P, class G, class M, class V, Folded folded, Form form>
@@ -141,6 +141,7 @@ template <class W, class P, class G, class M, class V> constexpr AdamWForms fold
   AdamWForms forms = generalForms<AnyOr<W>>;
   if constexpr (isScaled<P>) forms.update = mixedRange<W, P, G, M, V, Folded::update, Form::update>;
   forms.apply = mixedRange<W, P, G, M, V, Folded::apply, Form::apply>;
+  if constexpr (isScaled<P>) forms.measure = mixedRange<W, P, G, M, V, Folded::measure, Form::measure>;
   if constexpr (!isScaled<P>) forms.moments = mixedRange<W, P, G, M, V, Folded::moments, Form::moments>;
   return forms;
 }

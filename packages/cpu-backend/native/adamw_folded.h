@@ -15,7 +15,7 @@
 namespace fp8lm::FP8_VEC {
 
 /// As for the general forms; `apply` writes without measuring.
-enum class Folded { update, apply, moments };
+enum class Folded { update, apply, measure, moments };
 
 inline bool isPowerOfTwo(float x) {
   const uint32_t u = fp8lm::bitsOf(x);
@@ -72,12 +72,15 @@ AdamWStats foldedRange(const AdamWJob& job, int64_t begin, int64_t end) {
         copyGroup<P>(static_cast<P*>(job.p.undo) + i, p + i, stream);
         copyGroup<M>(static_cast<M*>(job.m.undo) + i, m + i, stream);
         copyGroup<V>(static_cast<V*>(job.v.undo) + i, v + i, stream);
+      }
+      if constexpr (form == Folded::update || form == Folded::measure) {
         for (int k = 0; k < 4; k++) {
           largestP.put(p1.v[k]);
           if constexpr (isScaled<M>) magnitudeM.put(m1.v[k]);
           if constexpr (isScaled<V>) magnitudeV.put(v1.v[k]);
         }
       }
+      if constexpr (form == Folded::measure) continue;
       for (int k = 0; k < 4; k++) {
         if constexpr (isScaled<P>) p1.v[k] = p1.v[k] * pScale;
         if constexpr (isScaled<M>) m1.v[k] = m1.v[k] * mScale;
@@ -98,7 +101,7 @@ AdamWStats foldedRange(const AdamWJob& job, int64_t begin, int64_t end) {
   }
   constexpr uint32_t kNaN = 0x7fc00000u;
   AdamWStats stats{uint32_t(maxLanes(largestP.bits)), uint32_t(maxLanes(largestM.bits)), uint32_t(maxLanes(largestV.bits))};
-  if (form == Folded::update) stats.m = magnitudeM.bits(), stats.v = magnitudeV.bits();
+  if (form == Folded::update || form == Folded::measure) stats.m = magnitudeM.bits(), stats.v = magnitudeV.bits();
   if (nanP.seen() || nanG.seen() || nanM.seen() || nanV.seen()) stats.p = stats.m = stats.v = kNaN;
   return stats;
 }

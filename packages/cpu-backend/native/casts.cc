@@ -177,13 +177,28 @@ void window_update(const Tensor& windows, int64_t count, double max) {
   }
 }
 
-void mu_update(const Tensor& mu, const Tensor& x, int64_t n, double threshold, double growth) {
+/// Codes at either end of the range.
+static int64_t countMax(const Tensor& x, int64_t n) {
   const uint8_t code = x.dtype == DType::e4m3 ? 0x7e : 0x7b;
   const CastStats stats = mergeRanges<CastStats>(n, [&](int64_t begin, int64_t end) {
     return CastStats{0.0f, castsTable().countCodes(x.as<uint8_t>(), code, begin, end)};
   });
+  return stats.saturated;
+}
+
+static void follow(const Tensor& mu, double count, double total, double threshold, double growth) {
   float& value = mu.as<float>()[0];
-  value = n > 0 && double(stats.saturated) / double(n) > threshold ? value * 0.5f : value * float(growth);
+  value = total > 0 && count / total > threshold ? value * 0.5f : value * float(growth);
+}
+
+void mu_update(const Tensor& mu, const Tensor& x, int64_t n, double threshold, double growth) {
+  follow(mu, double(countMax(x, n)), double(n), threshold, growth);
+}
+
+void saturated(const Tensor& y, const Tensor& x, int64_t n) { y.as<float>()[0] = float(countMax(x, n)); }
+
+void mu_follow(const Tensor& mu, const Tensor& count, double total, double threshold, double growth) {
+  follow(mu, double(count.as<float>()[0]), total, threshold, growth);
 }
 
 }  // namespace fp8lm

@@ -82,6 +82,24 @@ export interface MuUpdateArgs {
   growth: number;
 }
 
+export interface SaturatedArgs {
+  /** out f32 [1] */
+  y: Tensor;
+  /** in e4m3|e5m2 [n] */
+  x: Tensor;
+  n: number;
+}
+
+export interface MuFollowArgs {
+  /** inout f32 [1] */
+  mu: Tensor;
+  /** in f32 [1] */
+  count: Tensor;
+  total: number;
+  threshold: number;
+  growth: number;
+}
+
 export interface AddArgs {
   /** out f32|bf16 [n] */
   y: Tensor;
@@ -418,7 +436,10 @@ export interface AdamwArgs {
   v: Tensor;
   /** in f32 [4] */
   control: Tensor;
+  /** inout f32 [3] */
+  amaxes?: Tensor | null;
   n: number;
+  phase: number;
   lr: number;
   beta1: number;
   beta2: number;
@@ -453,6 +474,10 @@ export interface Kernels {
   window_update(args: WindowUpdateArgs): void;
   /** share of +-max codes > threshold: mu / 2, else mu * growth */
   mu_update(args: MuUpdateArgs): void;
+  /** number of +-max codes */
+  saturated(args: SaturatedArgs): void;
+  /** mu_update for shards: count, summed over them, of total elements */
+  mu_follow(args: MuFollowArgs): void;
   /** y may be a or b */
   add(args: AddArgs): void;
   scale(args: ScaleArgs): void;
@@ -491,6 +516,7 @@ export interface Kernels {
   sum_squares(args: SumSquaresArgs): void;
   /** control = coefficient, norm, skip, steps taken; non-finite norm: skip = 1 */
   clip_control(args: ClipControlArgs): void;
+  /** phase 0: measures and applies; 1: only writes amaxes, of the new p, m, v (p: master or w; 0 for what no scale hangs on); 2: applies with these amaxes, the largest over all shards of the tensor */
   adamw(args: AdamwArgs): void;
   /** element offset + i of stream: counter-based, same bits on every backend */
   random_normal(args: RandomNormalArgs): void;
@@ -556,6 +582,18 @@ export const kernelTable: Record<keyof Kernels, readonly KernelParam[]> = {
     { name: 'mu', kind: 'tensor', access: 'inout', dtypes: ['f32'], optional: false, size: () => 1 },
     { name: 'x', kind: 'tensor', access: 'in', dtypes: ['e4m3', 'e5m2'], optional: false, size: (a) => a.n },
     { name: 'n', kind: 'int' },
+    { name: 'threshold', kind: 'num' },
+    { name: 'growth', kind: 'num' },
+  ],
+  saturated: [
+    { name: 'y', kind: 'tensor', access: 'out', dtypes: ['f32'], optional: false, size: () => 1 },
+    { name: 'x', kind: 'tensor', access: 'in', dtypes: ['e4m3', 'e5m2'], optional: false, size: (a) => a.n },
+    { name: 'n', kind: 'int' },
+  ],
+  mu_follow: [
+    { name: 'mu', kind: 'tensor', access: 'inout', dtypes: ['f32'], optional: false, size: () => 1 },
+    { name: 'count', kind: 'tensor', access: 'in', dtypes: ['f32'], optional: false, size: () => 1 },
+    { name: 'total', kind: 'num' },
     { name: 'threshold', kind: 'num' },
     { name: 'growth', kind: 'num' },
   ],
@@ -782,7 +820,9 @@ export const kernelTable: Record<keyof Kernels, readonly KernelParam[]> = {
     { name: 'm', kind: 'tensor', access: 'inout', dtypes: ['f32', 'bf16', 'f16', 'e4m3', 'e5m2'], optional: false, size: (a) => a.n },
     { name: 'v', kind: 'tensor', access: 'inout', dtypes: ['f32', 'bf16', 'f16', 'e4m3', 'e5m2'], optional: false, size: (a) => a.n },
     { name: 'control', kind: 'tensor', access: 'in', dtypes: ['f32'], optional: false, size: () => 4 },
+    { name: 'amaxes', kind: 'tensor', access: 'inout', dtypes: ['f32'], optional: true, size: () => 3 },
     { name: 'n', kind: 'int' },
+    { name: 'phase', kind: 'int' },
     { name: 'lr', kind: 'num' },
     { name: 'beta1', kind: 'num' },
     { name: 'beta2', kind: 'num' },
@@ -821,6 +861,8 @@ export function bindKernels(native: NativeKernels): Kernels {
     amax: (a) => native.amax(handle(a.y, 'amax: y'), handle(a.x, 'amax: x'), a.n),
     window_update: (a) => native.window_update(handle(a.windows, 'window_update: windows'), a.count, a.max),
     mu_update: (a) => native.mu_update(handle(a.mu, 'mu_update: mu'), handle(a.x, 'mu_update: x'), a.n, a.threshold, a.growth),
+    saturated: (a) => native.saturated(handle(a.y, 'saturated: y'), handle(a.x, 'saturated: x'), a.n),
+    mu_follow: (a) => native.mu_follow(handle(a.mu, 'mu_follow: mu'), handle(a.count, 'mu_follow: count'), a.total, a.threshold, a.growth),
     add: (a) => native.add(handle(a.y, 'add: y'), handle(a.a, 'add: a'), handle(a.b, 'add: b'), a.n),
     scale: (a) => native.scale(handle(a.y, 'scale: y'), handle(a.x, 'scale: x'), a.n, a.alpha),
     gelu_forward: (a) => native.gelu_forward(handle(a.y, 'gelu_forward: y'), handle(a.x, 'gelu_forward: x'), maybe(a.window), a.n),
@@ -844,7 +886,7 @@ export function bindKernels(native: NativeKernels): Kernels {
     sum: (a) => native.sum(handle(a.y, 'sum: y'), handle(a.x, 'sum: x'), a.n, a.alpha),
     sum_squares: (a) => native.sum_squares(handle(a.y, 'sum_squares: y'), handle(a.x, 'sum_squares: x'), a.n),
     clip_control: (a) => native.clip_control(handle(a.control, 'clip_control: control'), handle(a.sums, 'clip_control: sums'), a.count, a.max_norm),
-    adamw: (a) => native.adamw(handle(a.w, 'adamw: w'), maybe(a.master), handle(a.grad, 'adamw: grad'), handle(a.m, 'adamw: m'), handle(a.v, 'adamw: v'), handle(a.control, 'adamw: control'), a.n, a.lr, a.beta1, a.beta2, a.eps, a.weight_decay),
+    adamw: (a) => native.adamw(handle(a.w, 'adamw: w'), maybe(a.master), handle(a.grad, 'adamw: grad'), handle(a.m, 'adamw: m'), handle(a.v, 'adamw: v'), handle(a.control, 'adamw: control'), maybe(a.amaxes), a.n, a.phase, a.lr, a.beta1, a.beta2, a.eps, a.weight_decay),
     random_normal: (a) => native.random_normal(handle(a.y, 'random_normal: y'), a.n, a.std, a.seed, a.stream, a.offset),
   };
 }

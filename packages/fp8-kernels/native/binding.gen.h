@@ -93,8 +93,30 @@ static napi_value call_mu_update(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
+static napi_value call_saturated(napi_env env, napi_callback_info info) {
+  Call call(env, info, "saturated", 3, 8);
+  const int64_t n = call.integer(2, "n");
+  const Tensor y = call.tensor(0, "y", bit(DType::f32), 1, false);
+  const Tensor x = call.tensor(1, "x", bit(DType::e4m3) | bit(DType::e5m2), double(n), false);
+  if (call.failed()) return nullptr;
+  call.run([&] { fp8lm::saturated(y, x, n); });
+  return nullptr;
+}
+
+static napi_value call_mu_follow(napi_env env, napi_callback_info info) {
+  Call call(env, info, "mu_follow", 5, 9);
+  const double total = call.number(2, "total");
+  const double threshold = call.number(3, "threshold");
+  const double growth = call.number(4, "growth");
+  const Tensor mu = call.tensor(0, "mu", bit(DType::f32), 1, false);
+  const Tensor count = call.tensor(1, "count", bit(DType::f32), 1, false);
+  if (call.failed()) return nullptr;
+  call.run([&] { fp8lm::mu_follow(mu, count, total, threshold, growth); });
+  return nullptr;
+}
+
 static napi_value call_add(napi_env env, napi_callback_info info) {
-  Call call(env, info, "add", 4, 8);
+  Call call(env, info, "add", 4, 10);
   const int64_t n = call.integer(3, "n");
   const Tensor y = call.tensor(0, "y", bit(DType::f32) | bit(DType::bf16), double(n), false);
   const Tensor a = call.tensor(1, "a", bit(DType::f32) | bit(DType::bf16), double(n), false);
@@ -105,7 +127,7 @@ static napi_value call_add(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_scale(napi_env env, napi_callback_info info) {
-  Call call(env, info, "scale", 4, 9);
+  Call call(env, info, "scale", 4, 11);
   const int64_t n = call.integer(2, "n");
   const double alpha = call.number(3, "alpha");
   const Tensor y = call.tensor(0, "y", bit(DType::f32) | bit(DType::bf16), double(n), false);
@@ -116,7 +138,7 @@ static napi_value call_scale(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_gelu_forward(napi_env env, napi_callback_info info) {
-  Call call(env, info, "gelu_forward", 4, 10);
+  Call call(env, info, "gelu_forward", 4, 12);
   const int64_t n = call.integer(3, "n");
   const Tensor y = call.tensor(0, "y", bit(DType::f32) | bit(DType::bf16) | bit(DType::e4m3) | bit(DType::e5m2), double(n), false);
   const Tensor x = call.tensor(1, "x", bit(DType::f32) | bit(DType::bf16), double(n), false);
@@ -127,7 +149,7 @@ static napi_value call_gelu_forward(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_gelu_backward(napi_env env, napi_callback_info info) {
-  Call call(env, info, "gelu_backward", 4, 11);
+  Call call(env, info, "gelu_backward", 4, 13);
   const int64_t n = call.integer(3, "n");
   const Tensor dx = call.tensor(0, "dx", bit(DType::f32) | bit(DType::bf16), double(n), false);
   const Tensor dy = call.tensor(1, "dy", bit(DType::f32) | bit(DType::bf16), double(n), false);
@@ -138,7 +160,7 @@ static napi_value call_gelu_backward(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_swiglu_forward(napi_env env, napi_callback_info info) {
-  Call call(env, info, "swiglu_forward", 5, 12);
+  Call call(env, info, "swiglu_forward", 5, 14);
   const int64_t rows = call.integer(3, "rows");
   const int64_t dim = call.integer(4, "dim");
   const Tensor y = call.tensor(0, "y", bit(DType::f32) | bit(DType::bf16) | bit(DType::e4m3) | bit(DType::e5m2), double(rows)*double(dim), false);
@@ -150,7 +172,7 @@ static napi_value call_swiglu_forward(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_swiglu_backward(napi_env env, napi_callback_info info) {
-  Call call(env, info, "swiglu_backward", 5, 13);
+  Call call(env, info, "swiglu_backward", 5, 15);
   const int64_t rows = call.integer(3, "rows");
   const int64_t dim = call.integer(4, "dim");
   const Tensor dx = call.tensor(0, "dx", bit(DType::f32) | bit(DType::bf16), double(rows)*2*double(dim), false);
@@ -162,7 +184,7 @@ static napi_value call_swiglu_backward(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_dropout(napi_env env, napi_callback_info info) {
-  Call call(env, info, "dropout", 8, 14);
+  Call call(env, info, "dropout", 8, 16);
   const int64_t n = call.integer(3, "n");
   const double rate = call.number(4, "rate");
   const int64_t seed = call.integer(5, "seed");
@@ -177,7 +199,7 @@ static napi_value call_dropout(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_rope(napi_env env, napi_callback_info info) {
-  Call call(env, info, "rope", 10, 15);
+  Call call(env, info, "rope", 10, 17);
   const int64_t rows = call.integer(2, "rows");
   const int64_t batch = call.integer(3, "batch");
   const int64_t heads = call.integer(4, "heads");
@@ -194,7 +216,7 @@ static napi_value call_rope(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_layer_norm_forward(napi_env env, napi_callback_info info) {
-  Call call(env, info, "layer_norm_forward", 9, 16);
+  Call call(env, info, "layer_norm_forward", 9, 18);
   const int64_t rows = call.integer(6, "rows");
   const int64_t dim = call.integer(7, "dim");
   const double eps = call.number(8, "eps");
@@ -210,7 +232,7 @@ static napi_value call_layer_norm_forward(napi_env env, napi_callback_info info)
 }
 
 static napi_value call_layer_norm_backward(napi_env env, napi_callback_info info) {
-  Call call(env, info, "layer_norm_backward", 10, 17);
+  Call call(env, info, "layer_norm_backward", 10, 19);
   const int64_t rows = call.integer(8, "rows");
   const int64_t dim = call.integer(9, "dim");
   const Tensor dx = call.tensor(0, "dx", bit(DType::f32) | bit(DType::bf16), double(rows)*double(dim), false);
@@ -227,7 +249,7 @@ static napi_value call_layer_norm_backward(napi_env env, napi_callback_info info
 }
 
 static napi_value call_rms_norm_forward(napi_env env, napi_callback_info info) {
-  Call call(env, info, "rms_norm_forward", 8, 18);
+  Call call(env, info, "rms_norm_forward", 8, 20);
   const int64_t rows = call.integer(5, "rows");
   const int64_t dim = call.integer(6, "dim");
   const double eps = call.number(7, "eps");
@@ -242,7 +264,7 @@ static napi_value call_rms_norm_forward(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_rms_norm_backward(napi_env env, napi_callback_info info) {
-  Call call(env, info, "rms_norm_backward", 9, 19);
+  Call call(env, info, "rms_norm_backward", 9, 21);
   const int64_t rows = call.integer(7, "rows");
   const int64_t dim = call.integer(8, "dim");
   const Tensor dx = call.tensor(0, "dx", bit(DType::f32) | bit(DType::bf16), double(rows)*double(dim), false);
@@ -258,7 +280,7 @@ static napi_value call_rms_norm_backward(napi_env env, napi_callback_info info) 
 }
 
 static napi_value call_gemm(napi_env env, napi_callback_info info) {
-  Call call(env, info, "gemm", 13, 20);
+  Call call(env, info, "gemm", 13, 22);
   const int64_t m = call.integer(5, "m");
   const int64_t n = call.integer(6, "n");
   const int64_t k = call.integer(7, "k");
@@ -278,7 +300,7 @@ static napi_value call_gemm(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_column_sums(napi_env env, napi_callback_info info) {
-  Call call(env, info, "column_sums", 4, 21);
+  Call call(env, info, "column_sums", 4, 23);
   const int64_t rows = call.integer(2, "rows");
   const int64_t dim = call.integer(3, "dim");
   const Tensor y = call.tensor(0, "y", bit(DType::f32), double(dim), false);
@@ -289,7 +311,7 @@ static napi_value call_column_sums(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_attention_forward(napi_env env, napi_callback_info info) {
-  Call call(env, info, "attention_forward", 9, 22);
+  Call call(env, info, "attention_forward", 9, 24);
   const int64_t seq = call.integer(3, "seq");
   const int64_t batch = call.integer(4, "batch");
   const int64_t heads = call.integer(5, "heads");
@@ -305,7 +327,7 @@ static napi_value call_attention_forward(napi_env env, napi_callback_info info) 
 }
 
 static napi_value call_attention_backward(napi_env env, napi_callback_info info) {
-  Call call(env, info, "attention_backward", 11, 23);
+  Call call(env, info, "attention_backward", 11, 25);
   const int64_t seq = call.integer(5, "seq");
   const int64_t batch = call.integer(6, "batch");
   const int64_t heads = call.integer(7, "heads");
@@ -323,7 +345,7 @@ static napi_value call_attention_backward(napi_env env, napi_callback_info info)
 }
 
 static napi_value call_attention_cached(napi_env env, napi_callback_info info) {
-  Call call(env, info, "attention_cached", 12, 24);
+  Call call(env, info, "attention_cached", 12, 26);
   const int64_t seq = call.integer(4, "seq");
   const int64_t batch = call.integer(5, "batch");
   const int64_t heads = call.integer(6, "heads");
@@ -342,7 +364,7 @@ static napi_value call_attention_cached(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_embedding_forward(napi_env env, napi_callback_info info) {
-  Call call(env, info, "embedding_forward", 11, 25);
+  Call call(env, info, "embedding_forward", 11, 27);
   const int64_t rows = call.integer(4, "rows");
   const int64_t dim = call.integer(5, "dim");
   const int64_t vocab = call.integer(6, "vocab");
@@ -360,7 +382,7 @@ static napi_value call_embedding_forward(napi_env env, napi_callback_info info) 
 }
 
 static napi_value call_embedding_backward(napi_env env, napi_callback_info info) {
-  Call call(env, info, "embedding_backward", 11, 26);
+  Call call(env, info, "embedding_backward", 11, 28);
   const int64_t rows = call.integer(4, "rows");
   const int64_t dim = call.integer(5, "dim");
   const int64_t vocab = call.integer(6, "vocab");
@@ -378,7 +400,7 @@ static napi_value call_embedding_backward(napi_env env, napi_callback_info info)
 }
 
 static napi_value call_softmax_cross_entropy(napi_env env, napi_callback_info info) {
-  Call call(env, info, "softmax_cross_entropy", 8, 27);
+  Call call(env, info, "softmax_cross_entropy", 8, 29);
   const int64_t rows = call.integer(3, "rows");
   const int64_t vocab = call.integer(4, "vocab");
   const double grad_scale = call.number(5, "grad_scale");
@@ -393,7 +415,7 @@ static napi_value call_softmax_cross_entropy(napi_env env, napi_callback_info in
 }
 
 static napi_value call_sum(napi_env env, napi_callback_info info) {
-  Call call(env, info, "sum", 4, 28);
+  Call call(env, info, "sum", 4, 30);
   const int64_t n = call.integer(2, "n");
   const double alpha = call.number(3, "alpha");
   const Tensor y = call.tensor(0, "y", bit(DType::f32), 1, false);
@@ -404,7 +426,7 @@ static napi_value call_sum(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_sum_squares(napi_env env, napi_callback_info info) {
-  Call call(env, info, "sum_squares", 3, 29);
+  Call call(env, info, "sum_squares", 3, 31);
   const int64_t n = call.integer(2, "n");
   const Tensor y = call.tensor(0, "y", bit(DType::f32), 1, false);
   const Tensor x = call.tensor(1, "x", bit(DType::f32) | bit(DType::bf16) | bit(DType::f16) | bit(DType::e4m3) | bit(DType::e5m2), double(n), false);
@@ -414,7 +436,7 @@ static napi_value call_sum_squares(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_clip_control(napi_env env, napi_callback_info info) {
-  Call call(env, info, "clip_control", 4, 30);
+  Call call(env, info, "clip_control", 4, 32);
   const int64_t count = call.integer(2, "count");
   const double max_norm = call.number(3, "max_norm");
   const Tensor control = call.tensor(0, "control", bit(DType::f32), 4, false);
@@ -425,26 +447,28 @@ static napi_value call_clip_control(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_adamw(napi_env env, napi_callback_info info) {
-  Call call(env, info, "adamw", 12, 31);
-  const int64_t n = call.integer(6, "n");
-  const double lr = call.number(7, "lr");
-  const double beta1 = call.number(8, "beta1");
-  const double beta2 = call.number(9, "beta2");
-  const double eps = call.number(10, "eps");
-  const double weight_decay = call.number(11, "weight_decay");
+  Call call(env, info, "adamw", 14, 33);
+  const int64_t n = call.integer(7, "n");
+  const int64_t phase = call.integer(8, "phase");
+  const double lr = call.number(9, "lr");
+  const double beta1 = call.number(10, "beta1");
+  const double beta2 = call.number(11, "beta2");
+  const double eps = call.number(12, "eps");
+  const double weight_decay = call.number(13, "weight_decay");
   const Tensor w = call.tensor(0, "w", bit(DType::f32) | bit(DType::bf16) | bit(DType::f16) | bit(DType::e4m3) | bit(DType::e5m2), double(n), false);
   const Tensor master = call.tensor(1, "master", bit(DType::f32) | bit(DType::bf16) | bit(DType::f16) | bit(DType::e4m3) | bit(DType::e5m2), double(n), true);
   const Tensor grad = call.tensor(2, "grad", bit(DType::f32) | bit(DType::bf16) | bit(DType::f16) | bit(DType::e4m3) | bit(DType::e5m2), double(n), false);
   const Tensor m = call.tensor(3, "m", bit(DType::f32) | bit(DType::bf16) | bit(DType::f16) | bit(DType::e4m3) | bit(DType::e5m2), double(n), false);
   const Tensor v = call.tensor(4, "v", bit(DType::f32) | bit(DType::bf16) | bit(DType::f16) | bit(DType::e4m3) | bit(DType::e5m2), double(n), false);
   const Tensor control = call.tensor(5, "control", bit(DType::f32), 4, false);
+  const Tensor amaxes = call.tensor(6, "amaxes", bit(DType::f32), 3, true);
   if (call.failed()) return nullptr;
-  call.run([&] { fp8lm::adamw(w, master, grad, m, v, control, n, lr, beta1, beta2, eps, weight_decay); });
+  call.run([&] { fp8lm::adamw(w, master, grad, m, v, control, amaxes, n, phase, lr, beta1, beta2, eps, weight_decay); });
   return nullptr;
 }
 
 static napi_value call_random_normal(napi_env env, napi_callback_info info) {
-  Call call(env, info, "random_normal", 6, 32);
+  Call call(env, info, "random_normal", 6, 34);
   const int64_t n = call.integer(1, "n");
   const double std = call.number(2, "std");
   const int64_t seed = call.integer(3, "seed");
@@ -465,6 +489,8 @@ static const struct { const char* name; napi_callback call; } kKernels[] = {
     {"amax", call_amax},
     {"window_update", call_window_update},
     {"mu_update", call_mu_update},
+    {"saturated", call_saturated},
+    {"mu_follow", call_mu_follow},
     {"add", call_add},
     {"scale", call_scale},
     {"gelu_forward", call_gelu_forward},

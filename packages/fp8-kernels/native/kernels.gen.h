@@ -19,6 +19,10 @@ void amax(const Tensor& y, const Tensor& x, int64_t n);
 void window_update(const Tensor& windows, int64_t count, double max);
 /// share of +-max codes > threshold: mu / 2, else mu * growth
 void mu_update(const Tensor& mu, const Tensor& x, int64_t n, double threshold, double growth);
+/// number of +-max codes
+void saturated(const Tensor& y, const Tensor& x, int64_t n);
+/// mu_update for shards: count, summed over them, of total elements
+void mu_follow(const Tensor& mu, const Tensor& count, double total, double threshold, double growth);
 /// y may be a or b
 void add(const Tensor& y, const Tensor& a, const Tensor& b, int64_t n);
 void scale(const Tensor& y, const Tensor& x, int64_t n, double alpha);
@@ -57,7 +61,8 @@ void sum(const Tensor& y, const Tensor& x, int64_t n, double alpha);
 void sum_squares(const Tensor& y, const Tensor& x, int64_t n);
 /// control = coefficient, norm, skip, steps taken; non-finite norm: skip = 1
 void clip_control(const Tensor& control, const Tensor& sums, int64_t count, double max_norm);
-void adamw(const Tensor& w, const Tensor& master, const Tensor& grad, const Tensor& m, const Tensor& v, const Tensor& control, int64_t n, double lr, double beta1, double beta2, double eps, double weight_decay);
+/// phase 0: measures and applies; 1: only writes amaxes, of the new p, m, v (p: master or w; 0 for what no scale hangs on); 2: applies with these amaxes, the largest over all shards of the tensor
+void adamw(const Tensor& w, const Tensor& master, const Tensor& grad, const Tensor& m, const Tensor& v, const Tensor& control, const Tensor& amaxes, int64_t n, int64_t phase, double lr, double beta1, double beta2, double eps, double weight_decay);
 /// element offset + i of stream: counter-based, same bits on every backend
 void random_normal(const Tensor& y, int64_t n, double std, int64_t seed, int64_t stream, int64_t offset);
 

@@ -93,6 +93,7 @@ export class AdamW {
         v,
         control: this.control,
         n: p.size,
+        phase: 0,
         lr,
         beta1: betas[0],
         beta2: betas[1],

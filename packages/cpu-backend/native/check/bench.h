@@ -110,7 +110,7 @@ inline void benchAdamW() {
       mix.squares = std::min(mix.squares, seconds([&] { for (auto& t : mix.tensors) sum_squares(one, t[2].t, n); }));
       mix.step = std::min(mix.step, seconds([&] {
         for (auto& t : mix.tensors)
-          adamw(t[0].t, mix.master == none ? Tensor{} : t[1].t, t[2].t, t[3].t, t[4].t, c, n, 3e-4, 0.9, 0.95, 1e-8, 0.1);
+          adamw(t[0].t, mix.master == none ? Tensor{} : t[1].t, t[2].t, t[3].t, t[4].t, c, Tensor{}, n, 0, 3e-4, 0.9, 0.95, 1e-8, 0.1);
       }));
     }
   printf("optimizer phase, 8 x %lld parameters, best of 12 rounds\n", (long long)n);

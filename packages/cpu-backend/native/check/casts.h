@@ -132,6 +132,9 @@ inline void checkCasts() {
             if (mu != 1.5f) fail("mu grows at a share equal to the threshold");
             mu_update(Tensor{&mu, 1, DType::f32, nullptr}, y.t, rows * dim, share - 1e-9, 1.5);
             if (mu != 0.75f) fail("mu halves above the threshold");
+            float count = 0;
+            saturated(Tensor{&count, 1, DType::f32, nullptr}, y.t, rows * dim);
+            if (int64_t(count) != top) fail("saturated");
           });
         }
   for (DType t : {DType::f32, DType::bf16, DType::i32}) {

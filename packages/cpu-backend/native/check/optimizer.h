@@ -78,16 +78,29 @@ inline void checkAdamW() {
           if (top.t.scale) top.setScale(0x1p-111f);
           top.setRaw(n / 2, top.t.scale ? maxOf(top.t.dtype) : 3e38f);
         }
+        const auto carry = [](Box& to, const Box& from) { to.bytes = from.bytes, memcpy(to.block, from.block, sizeof to.block), to.t.data = to.bytes.data() + Box::kGuard; };
         for (int round = 0; round < 2; round++) {
           Box w1(w), master1(master), m1(m), v1(v);
           expectAdamW(w1, p ? &master1 : nullptr, grad, m1, v1, control, h);
           forThreads([&] {
             Box w2(w), master2(master), m2(m), v2(v);
-            adamw(w2.t, p ? master2.t : Tensor{}, grad.t, m2.t, v2.t, Tensor{control, 4, DType::f32, nullptr}, n, h.lr, h.beta1, h.beta2, h.eps, h.decay);
-            same("m", m2, m1), same("v", v2, v1), same("w", w2, w1);
-            if (p) same("master", master2, master1);
+            const auto step = [&](float* amaxes, int64_t phase) {
+              adamw(w2.t, p ? master2.t : Tensor{}, grad.t, m2.t, v2.t, Tensor{control, 4, DType::f32, nullptr}, Tensor{amaxes, 3, DType::f32, nullptr}, n, phase,
+                    h.lr, h.beta1, h.beta2, h.eps, h.decay);
+            };
+            const auto compare = [&](const Box& ofW, const Box& ofMaster, const Box& ofM, const Box& ofV) {
+              same("m", m2, ofM), same("v", v2, ofV), same("w", w2, ofW);
+              if (p) same("master", master2, ofMaster);
+            };
+            step(nullptr, 0);
+            compare(w1, master1, m1, v1);
+            carry(w2, w), carry(master2, master), carry(m2, m), carry(v2, v);
+            float amaxes[3] = {7, 7, 7};
+            step(amaxes, 1);
+            compare(w, master, m, v);
+            step(amaxes, 2);
+            compare(w1, master1, m1, v1);
           });
-          const auto carry = [](Box& to, const Box& from) { to.bytes = from.bytes, memcpy(to.block, from.block, sizeof to.block), to.t.data = to.bytes.data() + Box::kGuard; };
           carry(w, w1), carry(master, master1), carry(m, m1), carry(v, v1);
           control[3]++;
         }

@@ -6,13 +6,15 @@ import type {
   AmaxArgs,
   CastArgs,
   FillArgs,
+  MuFollowArgs,
   MuUpdateArgs,
   QuantizeArgs,
   QuantizeRowsArgs,
+  SaturatedArgs,
   WindowUpdateArgs,
 } from '../../kernels.gen.ts';
 import type { CellsOf } from '../check.ts';
-import { bytesOf } from '../host.ts';
+import { bytesOf, type Cell } from '../host.ts';
 import { amaxOf, f32Of, i32Of, load, storeJustInTime, storePlain, storeQuantized, storeScaled } from './cells.ts';
 import { addColumnSums } from './columns.ts';
 
@@ -70,10 +72,26 @@ export function window_update({ windows, count, max }: CellsOf<WindowUpdateArgs>
 }
 
 export function mu_update({ mu, x, n, threshold, growth }: CellsOf<MuUpdateArgs>): void {
+  follow(mu, countMax(x, n), n, threshold, growth);
+}
+
+export function saturated({ y, x, n }: CellsOf<SaturatedArgs>): void {
+  f32Of(y)[0] = countMax(x, n);
+}
+
+export function mu_follow({ mu, count, total, threshold, growth }: CellsOf<MuFollowArgs>): void {
+  follow(mu, f32Of(count)[0], total, threshold, growth);
+}
+
+/** How many of the first n codes are at either end of the range. */
+function countMax(x: Cell, n: number): number {
   const codes = bytesOf(x);
   const max = dtypes[x.dtype].max === 448 ? 0x7e : 0x7b;
-  let atMax = 0;
-  for (let i = 0; i < n; i++) if ((codes[i] & 0x7f) === max) atMax++;
-  const m = f32Of(mu);
-  m[0] *= n > 0 && atMax / n > threshold ? 0.5 : f(growth);
+  let count = 0;
+  for (let i = 0; i < n; i++) if ((codes[i] & 0x7f) === max) count++;
+  return count;
+}
+
+function follow(mu: Cell, count: number, total: number, threshold: number, growth: number): void {
+  f32Of(mu)[0] *= total > 0 && count / total > threshold ? 0.5 : f(growth);
 }

@@ -92,9 +92,16 @@ export function previousScale(cell: Cell): number {
   return s > 0 && Number.isFinite(s) ? s : 1;
 }
 
-/** Just in time: the scale from the exact amax of the values. */
-export function storeJustInTime(cell: Cell, x: Float32Array, mu = 1, random = 0, known: number | null = null): void {
-  const a = amaxOf(x);
+/** Just in time: the scale from the exact amax of the values. @param ofWhole the amax to go by, of the tensor that x is a shard of */
+export function storeJustInTime(
+  cell: Cell,
+  x: Float32Array,
+  mu = 1,
+  random = 0,
+  known: number | null = null,
+  ofWhole: number | null = null,
+): void {
+  const a = ofWhole ?? amaxOf(x);
   storeScaled(cell, x, f(scaleFor(known ?? a, dtypes[cell.dtype].max, previousScale(cell)) * mu), a, random);
 }
 

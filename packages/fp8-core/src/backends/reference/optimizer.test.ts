@@ -3,7 +3,7 @@ import { relativeError } from '../../cases/gradients.ts';
 import { rawBytes, tensorFrom, valuesOf } from '../../cases/tensors.ts';
 import type { DType } from '../../dtype.ts';
 import { normalAt } from '../../random.ts';
-import { empty } from '../../tensor.ts';
+import { empty, type Tensor } from '../../tensor.ts';
 import { referenceBackend } from '../reference.ts';
 
 const ref = referenceBackend();
@@ -44,7 +44,7 @@ describe('adamw', () => {
   it('in float32 is the paper, over 5 steps', () => {
     const s = state('f32', 'f32', 'f32', 'f32', null);
     const wanted = textbook(valuesOf(s.w), valuesOf(s.grad), 5, 0.5);
-    for (let t = 1; t <= 5; t++) k.adamw({ ...s, control: control(0.5, 0, t), n, ...hyper });
+    for (let t = 1; t <= 5; t++) k.adamw({ ...s, control: control(0.5, 0, t), n, phase: 0, ...hyper });
     expect(relativeError(valuesOf(s.w), wanted)).toBeLessThan(1e-6);
   });
 
@@ -52,7 +52,7 @@ describe('adamw', () => {
     const s = state('e4m3', 'e4m3', 'e4m3', 'f16', 'f16');
     const master = s.master ?? s.w;
     const wanted = textbook(valuesOf(master), valuesOf(s.grad), 5, 1);
-    for (let t = 1; t <= 5; t++) k.adamw({ ...s, control: control(1, 0, t), n, ...hyper });
+    for (let t = 1; t <= 5; t++) k.adamw({ ...s, control: control(1, 0, t), n, phase: 0, ...hyper });
     // m in e4m3 errs by up to 1/16 a step, so u by about that; 5 steps of lr 1e-2 against weights of 0.3.
     expect(relativeError(valuesOf(master), wanted)).toBeLessThan(0.015);
     // The weight is the master, cast just in time.
@@ -64,8 +64,74 @@ describe('adamw', () => {
   it('changes nothing in a step to skip', () => {
     const s = state('bf16', 'f32', 'f32', 'f32', 'f32');
     const before = [s.w, s.master ?? s.w, s.m, s.v].map(rawBytes);
-    k.adamw({ ...s, control: control(1, 1, 3), n, ...hyper });
+    k.adamw({ ...s, control: control(1, 1, 3), n, phase: 0, ...hyper });
     expect([s.w, s.master ?? s.w, s.m, s.v].map(rawBytes)).toEqual(before);
+  });
+});
+
+describe('adamw in phases', () => {
+  const mixes: [DType, DType, DType, DType, DType | null][] = [
+    ['f32', 'f32', 'f32', 'f32', null],
+    ['bf16', 'f32', 'f32', 'f32', 'f32'],
+    ['f16', 'e4m3', 'f32', 'f32', null],
+    ['f16', 'e4m3', 'e4m3', 'f16', null],
+    ['f32', 'f32', 'e4m3', 'f16', null],
+    ['e4m3', 'e4m3', 'e4m3', 'f16', 'f16'],
+  ];
+  const part = (t: Tensor, begin: number, end: number): Tensor => {
+    const copy = empty(ref, [end - begin], t.dtype);
+    ref.copy(copy.handle, t.slice(begin, end).handle);
+    return copy;
+  };
+  const parts = (s: ReturnType<typeof state>, begin: number, end: number) =>
+    Object.fromEntries(Object.entries(s).map(([name, t]) => [name, t && part(t, begin, end)])) as typeof s;
+  const bytes = (s: ReturnType<typeof state>) => [s.w, s.master ?? s.w, s.m, s.v].map(rawBytes);
+
+  it.each(mixes)(
+    '%s, %s, %s, %s, %s: measuring writes nothing but amaxes, and two phases give the bits of one',
+    (...mix) => {
+      const [one, two] = [state(...mix), state(...mix)];
+      const amaxes = tensorFrom(ref, 'f32', [0, 0, 0]);
+      for (let t = 1; t <= 4; t++) {
+        const before = bytes(two);
+        k.adamw({ ...one, control: control(0.5, 0, t), n, phase: 0, ...hyper });
+        k.adamw({ ...two, control: control(0.5, 0, t), amaxes, n, phase: 1, ...hyper });
+        expect(bytes(two)).toEqual(before);
+        k.adamw({ ...two, control: control(0.5, 0, t), amaxes, n, phase: 2, ...hyper });
+        expect(bytes(two)).toEqual(bytes(one));
+      }
+    },
+  );
+
+  it.each(mixes)('%s, %s, %s, %s, %s: two shards with shared amaxes are the halves of the whole', (...mix) => {
+    const whole = state(...mix);
+    const shards = [parts(whole, 0, 24), parts(whole, 24, n)];
+    for (let t = 1; t <= 4; t++) {
+      k.adamw({ ...whole, control: control(0.5, 0, t), n, phase: 0, ...hyper });
+      const amaxes = shards.map((s) => {
+        const own = tensorFrom(ref, 'f32', [0, 0, 0]);
+        k.adamw({ ...s, control: control(0.5, 0, t), amaxes: own, n: s.w.size, phase: 1, ...hyper });
+        return valuesOf(own);
+      });
+      const shared = tensorFrom(
+        ref,
+        'f32',
+        amaxes[0].map((a, i) => Math.max(a, amaxes[1][i])),
+      );
+      for (const s of shards)
+        k.adamw({ ...s, control: control(0.5, 0, t), amaxes: shared, n: s.w.size, phase: 2, ...hyper });
+      for (const name of ['w', 'master', 'm', 'v'] as const) {
+        const [a, b, all] = [shards[0][name], shards[1][name], whole[name]];
+        if (a && b && all) expect([...valuesOf(a), ...valuesOf(b)]).toEqual([...valuesOf(all)]);
+      }
+    }
+  });
+
+  it('refuses a phase that is none, or that lacks its amaxes', () => {
+    const s = state('f32', 'f32', 'f32', 'f32', null);
+    const call = (phase: number) => () => k.adamw({ ...s, control: control(1, 0, 1), n, phase, ...hyper });
+    expect(call(1)).toThrow('adamw: phase 1 needs amaxes');
+    expect(call(3)).toThrow('adamw: phase is 3; expected 0, 1 or 2');
   });
 });
 

@@ -280,7 +280,26 @@ const states: KernelCase[] = [
       threshold: 1e-5,
       growth: 1.5,
     })),
+    kernelCase('saturated', `${x}, both signs, NaN not counted`, (r) => ({
+      y: output('f32', 1),
+      x: input(x, [...r.normals(70_000), dtypes[x].max, Number.NaN, -dtypes[x].max]),
+      n: 70_003,
+    })),
+    kernelCase('saturated', `${x}, none`, (r) => ({ y: output('f32', 1), x: input(x, r.normals(77)), n: 77 })),
   ]),
+  ...[
+    { name: 'grows at the threshold', count: 100, total: 1e7 },
+    { name: 'halves above it', count: 101, total: 1e7 },
+    { name: 'an empty shard', count: 0, total: 0 },
+  ].map(({ name, count, total }) =>
+    kernelCase('mu_follow', name, () => ({
+      mu: input('f32', [0.7]),
+      count: input('f32', [count]),
+      total,
+      threshold: 1e-5,
+      growth: 2 ** (1 / 1000),
+    })),
+  ),
   ...([...floats, 'i32'] as const).flatMap((y) => [
     kernelCase('fill', y, () => ({
       y: output(y, 1003, y === 'i32' || !dtypes[y].scaled ? 1 : 4),

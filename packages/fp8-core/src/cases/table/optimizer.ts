@@ -40,6 +40,10 @@ interface Step {
   fresh?: boolean;
   weightDecay?: number;
   gradient?: (r: CaseRandom, n: number) => Float32Array;
+  /** Added to m's values: NaN for a moment that is lost. */
+  spoil?: number;
+  phase?: number;
+  amaxes?: readonly number[];
 }
 
 function adamw(name: string, s: States, o: Step): KernelCase {
@@ -48,10 +52,16 @@ function adamw(name: string, s: States, o: Step): KernelCase {
     w: state(s.w, r.normals(n, 0.05), 1024),
     master: s.master && state(s.master, r.normals(n, 0.05), 1024),
     grad: state(s.grad, o.gradient?.(r, n) ?? r.normals(n, 1e-3), 2 ** 15),
-    m: state(s.m, o.fresh ? new Float32Array(n) : r.normals(n, 1e-3), 2 ** 16),
+    m: state(
+      s.m,
+      o.fresh ? new Float32Array(n) : r.normals(n, 1e-3).map((x, i) => (i === 70 ? x + (o.spoil ?? 0) : x)),
+      2 ** 16,
+    ),
     v: state(s.v, o.fresh ? new Float32Array(n) : r.normals(n, 1e-3).map((x) => x * x), 2 ** 22),
     control: input('f32', [o.clip ?? 1, 1, o.skip ? 1 : 0, o.step ?? 3]),
+    amaxes: o.amaxes ? input('f32', o.amaxes) : null,
     n,
+    phase: o.phase ?? 0,
     lr: 3e-4,
     beta1: 0.9,
     beta2: 0.95,
@@ -72,6 +82,17 @@ const steps: KernelCase[] = Object.entries(recipes).flatMap(([name, s]) => [
   }),
   adamw(`${name}, gradients over many powers of two`, s, { n: 517, gradient: (r, n) => r.wide(n, -40, 10) }),
   adamw(`${name}, large (several threads)`, s, { n: 40_003, weightDecay: 0 }),
+  adamw(`${name}, one moment NaN`, s, { n: 200, spoil: Number.NaN }),
+  // A shard of a larger tensor: measured, then stored with the amaxes of the whole.
+  adamw(`${name}, measured`, s, { n: 4099, phase: 1, amaxes: [7, 8, 9] }),
+  adamw(`${name}, measured, one moment NaN`, s, { n: 200, phase: 1, amaxes: [7, 8, 9], spoil: Number.NaN }),
+  adamw(`${name}, measured, skipped`, s, { n: 33, phase: 1, amaxes: [7, 8, 9], skip: true }),
+  adamw(`${name}, applied`, s, { n: 4099, phase: 2, amaxes: [0.7, 0.02, 1e-4] }),
+  adamw(`${name}, applied, another shard overflowed`, s, {
+    n: 200,
+    phase: 2,
+    amaxes: [Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY, 1e-4],
+  }),
 ]);
 
 const sumOfSquares = close(1e-6, 0, 'float64 sums in another order');
