@@ -12,6 +12,12 @@ export { runThreads } from './threads.ts';
 export { waitAll, type Work } from './work.ts';
 export { launchHelp, launchMain, parseLaunchArguments } from './launch/cli.ts';
 export { launch, type LaunchOptions, type LaunchResult } from './launch/launch.ts';
+export {
+  type Boundary,
+  Pipeline,
+  type PipelineProgram,
+  type PipelineTrace,
+} from './pipeline/executor.ts';
 export { drawSvg, drawText } from './pipeline/draw.ts';
 export {
   bubbleShare,

@@ -60,6 +60,19 @@ describe('schedules', () => {
     }
   });
 
+  it('without backwards take any number of micro-batches', () => {
+    for (const stages of [1, 2, 3, 4]) {
+      for (const microbatches of [1, 2, 3, 5, 8]) {
+        for (const virtual of stages > 1 ? [1, 2, 3] : [1]) {
+          const options = { stages, microbatches, virtual, forwardOnly: true };
+          const { end } = simulate(schedules(options), options, { buffers: 0 });
+          expect(end).toBeGreaterThanOrEqual(microbatches * virtual);
+          if (virtual === 1) expect(end).toBe(microbatches + stages - 1);
+        }
+      }
+    }
+  });
+
   it('warm up by the formulas of Megatron', () => {
     const forwards = (o: ScheduleOptions, rank: number): number =>
       computeOrder(planSchedule(o), rank).findIndex((c) => c.op === 'backward');

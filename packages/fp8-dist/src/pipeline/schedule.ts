@@ -43,6 +43,8 @@ export interface ScheduleOptions {
   name?: ScheduleName;
   /** Micro-batches that go through one chunk before the next; `interleaved` only. Default pp. */
   groupSize?: number;
+  /** No backwards: for evaluation. Takes any number of micro-batches. */
+  forwardOnly?: boolean;
 }
 
 /** Options with defaults filled in and checked. */
@@ -52,6 +54,7 @@ export interface SchedulePlan {
   readonly virtual: number;
   readonly name: ScheduleName;
   readonly groupSize: number;
+  readonly forwardOnly: boolean;
 }
 
 /** A forward or a backward. */
@@ -63,7 +66,7 @@ export interface Compute {
 
 /** @throws UserError with the numbers where the schedule cannot be */
 export function planSchedule(options: ScheduleOptions): SchedulePlan {
-  const { stages, microbatches, virtual = 1 } = options;
+  const { stages, microbatches, virtual = 1, forwardOnly = false } = options;
   const name = options.name ?? (virtual > 1 ? 'interleaved' : '1f1b');
   const groupSize = options.groupSize ?? Math.min(stages, microbatches);
   if (!scheduleNames.includes(name))
@@ -76,7 +79,7 @@ export function planSchedule(options: ScheduleOptions): SchedulePlan {
     throw new UserError(`schedule: ${name} has one chunk a rank, not ${virtual}; use interleaved`);
   if (virtual > 1 && stages === 1)
     throw new UserError(`schedule: ${virtual} chunks a rank need at least 2 pipeline stages, got 1`);
-  if (name === 'interleaved') {
+  if (name === 'interleaved' && !forwardOnly) {
     if (microbatches < stages)
       throw new UserError(
         `schedule: interleaved needs at least as many micro-batches as stages; ${microbatches} < ${stages}`,
@@ -90,7 +93,7 @@ export function planSchedule(options: ScheduleOptions): SchedulePlan {
       );
     }
   }
-  return { stages, microbatches, virtual, name, groupSize };
+  return { stages, microbatches, virtual, name, groupSize, forwardOnly };
 }
 
 /** Forwards before the first backward of `rank`, by Megatron's formulas; the forward that is paired with it not counted. */
@@ -132,6 +135,7 @@ export function computeOrder(plan: SchedulePlan, rank: number): Compute[] {
     micro: table[k].micro,
     chunk: plan.virtual - 1 - table[k].chunk,
   });
+  if (plan.forwardOnly) return table.map((_, k) => forward(k));
   const all = table.length;
   const warmup = warmupForwards(plan, rank);
   const order: Compute[] = [];
