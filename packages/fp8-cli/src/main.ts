@@ -30,7 +30,7 @@ Examples:
  */
 export async function main(args: readonly string[]): Promise<number> {
   quietBrokenPipe();
-  const result = { code: 0 };
+  const result = { code: 0, args };
   const program = new Command('fp8lm')
     .description('Train language models in FP8.')
     .version(version(), '-V, --version', 'print the version')

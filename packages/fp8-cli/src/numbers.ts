@@ -38,5 +38,8 @@ export const between =
     return value;
   };
 
+/** `--zero`, `--zero 2`. */
+export const zeroStage = (text: string): number => whole(0, 2)(text);
+
 export const count = whole(1);
 export const countOrZero = whole(0);

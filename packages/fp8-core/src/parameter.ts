@@ -50,9 +50,12 @@ export class Parameter {
   /** Weight decay applies to matrices only. */
   readonly decay: boolean;
   readonly data: Tensor;
-  readonly master: Tensor | null;
+  /** Null where there is none, or where another rank keeps it. */
+  master: Tensor | null;
   /** Factor on the scale of an FP8 gradient, f32[1]; null for others. */
   readonly mu: Tensor | null;
+  /** Times that an op has asked for the gradient since the last `zeroGrad`; how data parallelism learns when it is complete. */
+  gradUses = 0;
   private gradient: Tensor | null = null;
   private started = false;
 
@@ -110,6 +113,7 @@ export class Parameter {
     const grad = this.gradStorage();
     const accumulate = this.started;
     this.started = true;
+    this.gradUses++;
     return { grad, accumulate };
   }
 
@@ -128,6 +132,20 @@ export class Parameter {
   /** Forgets the gradient; its storage stays. */
   zeroGrad(): void {
     this.started = false;
+    this.gradUses = 0;
+  }
+
+  /** Frees the gradient, on a rank that does not own it. Its uses still count until `zeroGrad`. */
+  releaseGrad(): void {
+    this.started = false;
+    this.gradient?.release();
+    this.gradient = null;
+  }
+
+  /** Frees the master copy, on a rank that does not own it: it gets its weights from the owner. */
+  releaseMaster(): void {
+    this.master?.release();
+    this.master = null;
   }
 
   /**

@@ -21,6 +21,8 @@ export interface ParamFormat {
   /** Null where the weight itself is what the optimizer updates. */
   master: FloatDType | null;
   grad: 'f32' | 'e4m3';
+  /** What data-parallel ranks send each other of the gradient; sums are FP32 whatever it is. */
+  gradPayload: 'f32' | 'bf16' | 'e4m3';
   m: FloatDType;
   v: FloatDType;
 }

@@ -110,9 +110,10 @@ export class Run<T extends Tensor = Tensor> {
   /**
    * Runs backward and frees what the ops saved.
    * @param dy gradient of the output, same shape; null for a scalar loss whose gradient is 1 by construction
+   * @param afterOp called after each op's backward, when some parameters' gradients may have become complete
    * @returns the gradients of the watched inputs, null where the output does not depend on one
    */
-  backward(dy: Tensor | null = null): (Tensor | null)[] {
+  backward(dy: Tensor | null = null, afterOp?: () => void): (Tensor | null)[] {
     const nodes = this.nodes;
     this.nodes = [];
     const gradients = new Map<number, Tensor>();
@@ -139,6 +140,7 @@ export class Run<T extends Tensor = Tensor> {
           g.release();
         }
         context.releaseSaved();
+        afterOp?.();
       }
       return this.watched.map((t) => {
         const g = gradients.get(t.id);

@@ -5,6 +5,7 @@ export { evenShares, Group, type ReduceOptions } from './group.ts';
 export { init } from './init.ts';
 export { initializeModelParallel, Mesh, type ModelParallelSizes } from './mesh.ts';
 export type { ReduceOp } from './math/math.ts';
+export { maxNumbers, sumNumbers } from './numbers.ts';
 export type { Operand, Packed } from './operand.ts';
 export { type Environment, readEnvironment } from './rendezvous/environment.ts';
 export { newJobKey } from './rendezvous/security.ts';
@@ -38,3 +39,4 @@ export {
   warmupForwards,
 } from './pipeline/schedule.ts';
 export { simulate, type Simulation, type SimulationOptions, type Span } from './pipeline/simulate.ts';
+export * from './data_parallel/index.ts';

@@ -2,6 +2,7 @@
 // are read in their stored dtypes, updated in float32 with the un-quantised new moments, and stored with new just-in-time
 // scales. Bytes a linear parameter: 16 in fp32, 18 in bf16 (with its BF16 copy), 6 in FP8-LM's O2.
 import { type Backend, empty, inCategory, type Parameter, persist, type Tensor } from 'fp8-core';
+import { alone, type OptimizerExchange } from './exchange.ts';
 
 export interface AdamWOptions {
   /** beta1, beta2. FP8-LM trains with 0.9 and 0.95. */
@@ -30,6 +31,8 @@ export interface Moments {
 export class AdamW {
   readonly parameters: readonly Parameter[];
   readonly options: Required<AdamWOptions>;
+  readonly exchange: OptimizerExchange;
+  /** Of the parameters that this rank updates: all of them, or under ZeRO those it owns. */
   readonly moments = new Map<Parameter, Moments>();
   /** f32 [4]: clip coefficient, norm, skip, steps taken. Lives on the device, so that kernels need no host. */
   readonly control: Tensor;
@@ -37,18 +40,21 @@ export class AdamW {
   private readonly sums: Tensor;
   private readonly sumOf: Tensor[];
 
-  constructor(parameters: readonly Parameter[], options: AdamWOptions = {}) {
+  /** @param exchange what several ranks tell each other in a step; alone by default */
+  constructor(parameters: readonly Parameter[], options: AdamWOptions = {}, exchange: OptimizerExchange = alone) {
     const { betas = [0.9, 0.95], eps = 1e-8, weightDecay = 0.1, maxGradNorm = 1 } = options;
     if (parameters.length === 0) throw new RangeError('AdamW: there are no parameters to optimise');
     for (const beta of betas)
       if (!(beta >= 0 && beta < 1)) throw new RangeError(`AdamW: beta ${beta}; need 0 <= beta < 1`);
     this.options = { betas, eps, weightDecay, maxGradNorm };
     this.parameters = parameters;
+    this.exchange = exchange;
     this.backend = parameters[0].backend;
     const { kernels } = this.backend;
     const make = (shape: readonly number[], dtype: Tensor['dtype']): Tensor =>
       persist(() => inCategory('optimizer', () => empty(this.backend, shape, dtype)));
     for (const p of parameters) {
+      if (!exchange.owns(p)) continue;
       const state = { m: make(p.shape, p.format.m), v: make(p.shape, p.format.v) };
       for (const y of [state.m, state.v]) kernels.fill({ y, n: y.size, value: 0 });
       this.moments.set(p, state);
@@ -65,7 +71,7 @@ export class AdamW {
   }
 
   /**
-   * Updates every parameter that has a gradient.
+   * Updates every parameter that has a gradient. All ranks see the same norm, and so clip and skip alike.
    * @param lr learning rate of this step
    */
   step(lr: number): StepResult {
@@ -73,18 +79,18 @@ export class AdamW {
     const { betas, eps, weightDecay, maxGradNorm } = this.options;
     kernels.fill({ y: this.sums, n: this.sums.size, value: 0 });
     this.parameters.forEach((p, i) => {
-      if (p.grad) kernels.sum_squares({ y: this.sumOf[i], x: p.grad, n: p.size });
+      if (p.grad && this.exchange.measures(p)) kernels.sum_squares({ y: this.sumOf[i], x: p.grad, n: p.size });
     });
+    this.exchange.sum(this.sums);
     kernels.clip_control({
       control: this.control,
       sums: this.sums,
       count: this.parameters.length,
       max_norm: maxGradNorm,
     });
-    for (const p of this.parameters) {
+    for (const [p, { m, v }] of this.moments) {
       const { grad } = p;
       if (!grad) continue;
-      const { m, v } = this.moments.get(p) as Moments;
       kernels.adamw({
         w: p.data,
         master: p.master,
@@ -102,13 +108,16 @@ export class AdamW {
       });
     }
     const [, gradNorm, skip] = this.readControl();
-    if (!skip) this.updateAutoScale();
+    if (!skip) {
+      this.updateAutoScale();
+      this.exchange.publish();
+    }
     return { gradNorm, skipped: skip !== 0 };
   }
 
   /** Lets mu of each FP8 gradient follow its saturation (FP8-LM, section 2.1). */
   private updateAutoScale(): void {
-    for (const { mu, grad, autoScale, size } of this.parameters) {
+    for (const { mu, grad, autoScale, size } of this.moments.keys()) {
       if (mu && grad && autoScale) this.backend.kernels.mu_update({ mu, x: grad, n: size, ...autoScale });
     }
   }

@@ -5,6 +5,7 @@ export * from './format.ts';
 export * from './generate.ts';
 export * from './load.ts';
 export * from './progress.ts';
+export * from './ranks.ts';
 export * from './report/index.ts';
 export * from './run.ts';
 export * from './run_config.ts';

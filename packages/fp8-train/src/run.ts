@@ -1,6 +1,6 @@
 // A training run from configuration to summary. Everything a person or a script sees is an event; nothing is printed here.
-import { join } from 'node:path';
 import { ledger, modelContext, recipeNamed, UserError } from 'fp8-core';
+import { DataParallel } from 'fp8-dist';
 import {
   checkConfig,
   countParameters,
@@ -14,6 +14,7 @@ import { AdamW, constant, cosine, type Schedule, wsd } from 'fp8-optim';
 import { backendFor } from './backend.ts';
 import { evalBatches, Sampler, type SamplerState } from './data/index.ts';
 import { type Checkpoint, latestCheckpoint, readCheckpoint, writeCheckpoint } from './files/index.ts';
+import { Ranks } from './ranks.ts';
 import { checkRunConfig, type RunConfig } from './run_config.ts';
 import type { MemorySummary, RunEvent, RunSummary } from './run_events.ts';
 import { checkpointFiles, restoreTraining } from './state.ts';
@@ -33,14 +34,16 @@ const maxSkipped = 20;
 /**
  * Trains a model.
  * @param partial what differs from `defaultRun`
- * @param on hears every event, in order
- * @param signal when aborted, the run finishes its step, saves (with `out`) and returns
+ * @param on hears every event, in order; on ranks other than the first it hears the same steps and evaluations
+ * @param signal when aborted, on any rank, the run finishes its step, saves (with `out`) and returns
+ * @param ranks the ranks that train together; every rank makes the same call
  * @throws UserError for a configuration, data, checkpoint or disk that cannot be used
  */
 export async function runTraining(
   partial: Partial<RunConfig>,
   on: (event: RunEvent) => void = () => {},
   signal?: AbortSignal,
+  ranks = Ranks.alone(),
 ): Promise<RunSummary> {
   const config = checkRunConfig(partial);
   const model = modelConfigOf(config);
@@ -49,16 +52,17 @@ export async function runTraining(
   const backend = backendFor(config.device);
   const resumed = config.resume ? openResumed(config, on) : null;
   const tokenizerJson = resumed?.json.tokenizer;
-  const data = openData({
+  const dataOptions = {
     ...config,
     vocabSize: model.vocabSize,
     seqLen,
-    folder: config.out === null ? null : join(config.out, 'data'),
+    folder: ranks.sharedFolder(config.out),
     resumed: tokenizerJson ? tokenizerFromJson(tokenizerJson as Parameters<typeof tokenizerFromJson>[0]) : undefined,
-    onNote: (text) => on({ type: 'note', text }),
-  });
+    onNote: (text: string) => on({ type: 'note', text }),
+  };
+  const data = ranks.firstThenOthers(() => openData(dataOptions));
   try {
-    return await train({ config, model, seqLen, backend, data, resumed, on, signal });
+    return await train({ config, model, seqLen, backend, data, resumed, on, signal, ranks });
   } finally {
     data.close();
     resumed?.close();
@@ -78,6 +82,7 @@ interface Job {
   resumed: Checkpoint | null;
   on: (event: RunEvent) => void;
   signal: AbortSignal | undefined;
+  ranks: Ranks;
 }
 
 async function train({
@@ -89,13 +94,17 @@ async function train({
   resumed,
   on,
   signal,
+  ranks,
 }: Job): Promise<RunSummary> {
   const { steps, batch, gradAccum, recompute, out } = config;
   ledger.resetPeak();
   const model = new Gpt(modelContext(backend, recipeNamed(config.recipe), config.seed), modelConfig);
-  const optimizer = new AdamW(model.parameters(), config);
-  const trainer = new Trainer(model, optimizer, { batch, seq: seqLen, gradAccum, recompute });
-  const sampler = new Sampler(data.train, { seqLen, seed: config.seed });
+  const parallel = new DataParallel(model.parameters(), ranks.mesh, { zero: config.zero });
+  const optimizer = new AdamW(model.parameters(), config, parallel);
+  const trainer = new Trainer(model, optimizer, { batch, seq: seqLen, gradAccum, recompute }, parallel);
+  const { dp } = ranks.mesh;
+  const share = { seqLen, rank: dp.rank, worldSize: dp.size };
+  const sampler = new Sampler(data.train, { ...share, seed: config.seed });
   if (resumed) restoreRun(resumed, model, optimizer, trainer, sampler);
   backend.trim();
   const schedule = scheduleOf(config);
@@ -107,7 +116,7 @@ async function train({
     params,
     steps,
     firstStep: trainer.steps,
-    tokensPerStep: batch * seqLen * gradAccum,
+    tokensPerStep: batch * seqLen * gradAccum * dp.size,
     vocabSize: modelConfig.vocabSize,
     trainTokens: data.train.numTokens,
     valTokens: data.val?.numTokens ?? 0,
@@ -120,12 +129,12 @@ async function train({
   let savedAt = -1;
   const evaluate = (): void => {
     if (!data.val || evaluatedAt === trainer.steps) return;
-    valLoss = trainer.evaluate(evalBatches(data.val, { seqLen, batch, maxBatches: config.evalBatches }));
+    valLoss = trainer.evaluate(evalBatches(data.val, { ...share, batch, maxBatches: config.evalBatches }));
     evaluatedAt = trainer.steps;
     on({ type: 'eval', step: trainer.steps, valLoss });
   };
   const save = (): void => {
-    if (out === null || savedAt === trainer.steps) return;
+    if (out === null || savedAt === trainer.steps || !ranks.isFirst) return;
     const json = checkpointJson(config, modelConfig, data.tokenizer, trainer.steps, sampler.state());
     const { path, numBytes } = writeCheckpoint(out, trainer.steps, checkpointFiles(model, optimizer), json, {
       keep: config.keep,
@@ -136,7 +145,9 @@ async function train({
 
   try {
     let skippedInARow = 0;
-    while (trainer.steps < steps && !signal?.aborted) {
+    let stopped = ranks.any(signal?.aborted === true);
+    while (trainer.steps < steps && !stopped) {
+      ranks.setStep(trainer.steps + 1);
       const lr = schedule(trainer.steps);
       const step = trainer.step(() => sampler.nextBatch(batch), lr);
       record.push(step);
@@ -158,8 +169,9 @@ async function train({
       if (config.saveEvery && trainer.steps % config.saveEvery === 0) save();
       // One turn of the event loop a step, so that signals and timers are heard.
       await new Promise((resolve) => setImmediate(resolve));
+      stopped = ranks.any(signal?.aborted === true);
     }
-    if (!signal?.aborted) evaluate();
+    if (!stopped) evaluate();
     save();
     const summary: RunSummary = {
       recipe: config.recipe,
@@ -168,8 +180,8 @@ async function train({
       lossFirst: record[0]?.loss ?? Number.NaN,
       lossLast: record.at(-1)?.loss ?? Number.NaN,
       valLoss,
-      memory: memorySummary(),
-      comm: { bytesSent: 0, bytesReceived: 0 },
+      memory: ranks.largestOf(memorySummary()),
+      comm: ranks.largestOf(ranks.traffic()),
     };
     on({ type: 'summary', summary });
     return summary;

@@ -43,6 +43,10 @@ export interface RunConfig {
   /** Newest checkpoints kept. */
   keep: number;
   recompute: boolean;
+  /** Data-parallel ranks, each with its own micro-batches; null: all that there are. */
+  dp: number | null;
+  /** ZeRO: 0 keeps the optimizer whole on each rank, 1 shards its states, 2 the gradients too. */
+  zero: 0 | 1 | 2;
 }
 
 export const defaultRun: RunConfig = {
@@ -71,6 +75,8 @@ export const defaultRun: RunConfig = {
   saveEvery: 0,
   keep: 2,
   recompute: false,
+  dp: null,
+  zero: 0,
 };
 
 type Rule = [key: keyof RunConfig, ok: (v: number) => boolean, need: string];
@@ -86,6 +92,7 @@ const rules: Rule[] = [
   ['evalBatches', count, 'a whole number >= 1'],
   ['saveEvery', countOrZero, 'a whole number >= 0'],
   ['keep', count, 'a whole number >= 1'],
+  ['zero', (v) => v === 0 || v === 1 || v === 2, '0, 1 or 2'],
   ['warmupSteps', countOrZero, 'a whole number >= 0'],
   ['seed', (v) => Number.isSafeInteger(v) && v >= 0, 'a whole number from 0 to 2^53 - 1'],
   ['lr', (v) => v > 0 && v < Infinity, 'a number above 0'],
@@ -112,8 +119,11 @@ export function checkRunConfig(partial: Partial<RunConfig>): RunConfig {
     if (typeof value !== 'number' || !ok(value))
       throw new UserError(`run config: ${key} is ${String(value)}; need ${need}`);
   }
-  if (config.seq !== null && !count(config.seq))
-    throw new UserError(`run config: seq is ${config.seq}; need a whole number >= 1`);
+  for (const key of ['seq', 'dp'] as const) {
+    const value = config[key];
+    if (value !== null && !count(value))
+      throw new UserError(`run config: ${key} is ${value}; need a whole number >= 1`);
+  }
   if (!Object.hasOwn(recipes, config.recipe)) {
     throw new UserError(`recipe "${config.recipe}" is unknown; there are ${Object.keys(recipes).join(', ')}`);
   }

@@ -1,4 +1,5 @@
-// One training step: micro-batches forward and backward, then the optimizer, then the amax windows. Synchronous throughout.
+// One training step: micro-batches forward and backward, with the exchange of gradients behind the last one's backward; then the
+// optimizer, then the amax windows. Synchronous throughout.
 import {
   type Backend,
   empty,
@@ -10,6 +11,7 @@ import {
   scope,
   type Tensor,
 } from 'fp8-core';
+import { DataParallel, Mesh, sumNumbers } from 'fp8-dist';
 import type { AdamW } from 'fp8-optim';
 import type { Batch } from './data/index.ts';
 
@@ -38,19 +40,21 @@ export interface TrainerOptions {
   recompute?: boolean;
 }
 
-/** Milliseconds of one step by phase; `other` is everything that is not the three. */
+/** Milliseconds of one step by phase; `exchange` is the wait for gradients after backward, `other` what is left. */
 export interface Phases {
   forward: number;
   backward: number;
+  exchange: number;
   optimizer: number;
   other: number;
 }
 
 export interface TrainStep {
-  /** Mean over the step's tokens, in nats. */
+  /** Mean over the step's tokens of all ranks, in nats. */
   loss: number;
   gradNorm: number;
   skipped: boolean;
+  /** Of all ranks. */
   tokens: number;
   stepMs: number;
   phases: Phases;
@@ -60,15 +64,23 @@ export class Trainer {
   readonly model: LanguageModel;
   readonly optimizer: AdamW;
   readonly options: Required<TrainerOptions>;
+  readonly parallel: DataParallel;
   /** Steps done, skipped ones included. */
   steps = 0;
   private readonly parameters: readonly Parameter[];
   private readonly backend: Backend;
 
-  constructor(model: LanguageModel, optimizer: AdamW, options: TrainerOptions) {
+  /** @param parallel the ranks that see other data; it must be the optimizer's exchange too */
+  constructor(
+    model: LanguageModel,
+    optimizer: AdamW,
+    options: TrainerOptions,
+    parallel = new DataParallel(optimizer.parameters, Mesh.single()),
+  ) {
     this.model = model;
     this.optimizer = optimizer;
     this.options = { gradAccum: 1, recompute: false, ...options };
+    this.parallel = parallel;
     this.parameters = optimizer.parameters;
     this.backend = model.context.backend;
   }
@@ -81,26 +93,36 @@ export class Trainer {
   step(next: () => Batch, lr: number): TrainStep {
     const start = performance.now();
     const { batch, seq, gradAccum } = this.options;
-    const phases: Phases = { forward: 0, backward: 0, optimizer: 0, other: 0 };
-    let loss = 0;
+    const { parallel } = this;
+    const { dp } = parallel.mesh;
+    const phases: Phases = { forward: 0, backward: 0, exchange: 0, optimizer: 0, other: 0 };
+    let ownLoss = 0;
     for (let micro = 0; micro < gradAccum; micro++) {
-      loss += this.microStep(next(), this.steps * gradAccum + micro, phases) / gradAccum;
+      const isLast = micro === gradAccum - 1;
+      if (isLast) parallel.begin();
+      const dropoutKey = (this.steps * gradAccum + micro) * dp.size + dp.rank;
+      ownLoss += this.microStep(next(), dropoutKey, phases, isLast ? parallel.afterOp : undefined) / gradAccum;
     }
+    const exchangeStart = performance.now();
+    parallel.finish();
+    const [lossSum] = sumNumbers(dp, [ownLoss]);
     const optimizerStart = performance.now();
     const { gradNorm, skipped } = this.optimizer.step(lr);
     const { scaling } = this.model.context;
     if (skipped) scaling.discard();
-    else scaling.update();
+    else scaling.update(dp.size > 1 ? parallel.reduceMax : undefined);
     for (const p of this.parameters) p.zeroGrad();
     const end = performance.now();
+    phases.exchange = optimizerStart - exchangeStart;
     phases.optimizer = end - optimizerStart;
     this.steps++;
     const stepMs = end - start;
-    phases.other = stepMs - phases.forward - phases.backward - phases.optimizer;
-    return { loss, gradNorm, skipped, tokens: batch * seq * gradAccum, stepMs, phases };
+    phases.other = stepMs - phases.forward - phases.backward - phases.exchange - phases.optimizer;
+    const tokens = batch * seq * gradAccum * dp.size;
+    return { loss: lossSum / dp.size, gradNorm, skipped, tokens, stepMs, phases };
   }
 
-  private microStep(data: Batch, dropoutKey: number, phases: Phases): number {
+  private microStep(data: Batch, dropoutKey: number, phases: Phases, afterOp?: () => void): number {
     const { gradAccum, recompute } = this.options;
     return scope(() => {
       const { tokens, targets, numTargets } = upload(this.backend, data);
@@ -108,14 +130,17 @@ export class Trainer {
       const options = { gradScale: 1 / gradAccum, dropoutKey, recompute };
       const run = record(() => this.model.loss(tokens, targets, numTargets, options));
       const middle = performance.now();
-      run.backward();
+      run.backward(null, afterOp);
       phases.forward += middle - begin;
       phases.backward += performance.now() - middle;
       return readScalar(run.output);
     });
   }
 
-  /** Mean loss over batches, without gradients; leaves no trace in windows or random state. */
+  /**
+   * Mean loss over the batches of all ranks, without gradients; leaves no trace in windows or random state.
+   * @param batches this rank's share
+   */
   evaluate(batches: Iterable<Batch>): number {
     let sum = 0;
     let count = 0;
@@ -126,7 +151,8 @@ export class Trainer {
       });
       count += countTargets(data.targets);
     }
-    return sum / count;
+    const [allSum, allCount] = sumNumbers(this.parallel.mesh.dp, [sum, count]);
+    return allSum / allCount;
   }
 }
 

@@ -1,7 +1,7 @@
 // Options that describe a run, shared by `train` and `compare`. Defaults live in fp8-train's defaultRun; an option that was
 // not given stays undefined, so that a run file keeps its say.
 import { type Command, Option } from 'commander';
-import { between, count, countOrZero } from '../numbers.ts';
+import { between, count, countOrZero, zeroStage } from '../numbers.ts';
 
 export interface RunOptions {
   data?: string;
@@ -30,7 +30,7 @@ export interface RunOptions {
   pp?: number;
   dp?: number;
   sp?: boolean;
-  zero?: boolean;
+  zero?: 0 | 1 | 2 | true;
 }
 
 const collect = (text: string, earlier: string[] = []): string[] => [...earlier, text];
@@ -69,12 +69,16 @@ export function addRunOptions(command: Command): Command {
     .option('--save-every <n>', 'steps between checkpoints; 0: at the end only (default: 0)', countOrZero)
     .option('--keep <n>', 'newest checkpoints to keep (default: 2)', count)
     .option('--json', 'one JSON object a line on stdout, nothing else')
-    .optionsGroup('Parallelism (this build trains in one process; 1 is the only value yet):')
-    .option('--nproc <n>', 'processes on this machine', count)
-    .option('--tp <n>', 'tensor-parallel ranks', count)
-    .option('--pp <n>', 'pipeline stages', count)
-    .option('--dp <n>', 'data-parallel ranks', count)
-    .option('--sp', 'sequence parallelism')
-    .option('--zero', 'shard the optimizer')
+    .optionsGroup('Parallelism:')
+    .option('--nproc <n>', 'ranks to start on this machine (default: as many as the layout needs)', count)
+    .option('--tp <n>', 'tensor-parallel ranks (not yet)', count)
+    .option('--pp <n>', 'pipeline stages (not yet)', count)
+    .option('--dp <n>', 'data-parallel ranks, each with its own micro-batches (default: all)', count)
+    .option('--sp', 'sequence parallelism (not yet)')
+    .option(
+      '--zero [stage]',
+      'ZeRO: shard optimizer states over dp ranks; stage 2: gradients too (default stage: 1)',
+      zeroStage,
+    )
     .optionsGroup('Options:');
 }

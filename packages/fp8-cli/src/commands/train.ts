@@ -6,8 +6,8 @@ export interface TrainOptions extends RunOptions {
   resume?: boolean;
 }
 
-/** `fp8lm train`. @param result gets the exit code */
-export function trainCommand(result: { code: number }): Command {
+/** `fp8lm train`. @param result gets the exit code; `args` is the whole command line, for ranks to repeat */
+export function trainCommand(result: { code: number; args: readonly string[] }): Command {
   const command = new Command('train')
     .description('Train a model: a preset by name, or a run file (.ts, .js, .json) with a run configuration.')
     .argument('[model]', 'preset or run file (default: gpt-nano)')
@@ -25,6 +25,7 @@ Examples:
   fp8lm train gpt-12m --data book.txt --steps 1000 --eval-every 100 --out runs/book
   fp8lm train --resume --out runs/book --steps 2000    continue it
   fp8lm train gpt2-124m --data random --recipe bf16 --batch 4 --seq 256 --steps 5 --json
+  fp8lm train gpt-12m --nproc 2 --zero --recipe o2     two ranks on this machine, the optimizer sharded
   fp8lm train my_run.ts --set lr=2e-3 --set model.numLayers=8
 
 With --json, stdout has one object a line: each step {step, loss, gradNorm, lr, tokens, stepMs, tokensPerSecond}, each
@@ -32,6 +33,6 @@ evaluation {step, valLoss}, and at the end {summary}. Ctrl-C ends the step, save
     )
     .action(async (model: string | undefined, options: TrainOptions) => {
       const { train } = await import('../train/train.ts');
-      result.code = await train(model, options);
+      result.code = await train(model, options, result.args);
     });
 }

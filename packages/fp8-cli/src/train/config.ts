@@ -1,6 +1,7 @@
 // From words to a run: preset or run file, then flags, then --set, each over the one before.
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { readEnvironment } from 'fp8-dist';
 import type { RunOptions } from '../commands/run_options.ts';
 import { unknownWord } from '../suggest.ts';
 import {
@@ -42,10 +43,12 @@ export async function resolveRun(
 
 async function baseOf(
   model: string | undefined,
-  { resume, out }: { resume?: boolean; out?: string },
+  { resume, out, nproc }: { resume?: boolean; out?: string; nproc?: number },
 ): Promise<Partial<RunConfig>> {
   const saved = resume && out !== undefined ? join(out, 'config.json') : undefined;
   const resumed = saved !== undefined && existsSync(saved) ? await loadRunFile(saved) : {};
+  // A layout belongs to the start, not to the run: any other may go on.
+  if (nproc !== undefined || readEnvironment().launchedBy !== 'none') delete resumed.dp;
   if (model === undefined) return resumed;
   return isRunFile(model) ? { ...resumed, ...(await loadRunFile(model)) } : { ...resumed, model };
 }
@@ -53,7 +56,7 @@ async function baseOf(
 function fromFlags(options: RunOptions & { recipe?: string; resume?: boolean }): Partial<RunConfig> {
   const { data, tokenizer, valFraction, device, recipe, steps, batch, gradAccum, seq, lr, schedule, seed } = options;
   const given: Partial<RunConfig> = { data, tokenizer, valFraction, device, recipe, steps, batch, gradAccum, seq, lr };
-  const { warmup, recompute, evalEvery, evalBatches, out, resume, saveEvery, keep } = options;
+  const { warmup, recompute, evalEvery, evalBatches, out, resume, saveEvery, keep, dp, zero } = options;
   Object.assign(given, {
     schedule,
     seed,
@@ -64,6 +67,8 @@ function fromFlags(options: RunOptions & { recipe?: string; resume?: boolean }):
     out,
     saveEvery,
     keep,
+    dp,
+    zero: zero === true ? 1 : zero,
   });
   given.resume = resume ?? false;
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
@@ -71,13 +76,11 @@ function fromFlags(options: RunOptions & { recipe?: string; resume?: boolean }):
 
 /** What the design has and this build does not have yet is refused, never ignored. */
 function checkParallel(options: RunOptions): void {
-  for (const flag of ['nproc', 'tp', 'pp', 'dp'] as const) {
+  for (const flag of ['tp', 'pp'] as const) {
     const value = options[flag] ?? 1;
-    if (value !== 1) throw new UserError(`--${flag} ${value}: this build trains in a single process; use --${flag} 1`);
+    if (value !== 1) throw new UserError(`--${flag} ${value}: this build trains by data parallelism; use --${flag} 1`);
   }
-  for (const flag of ['sp', 'zero'] as const) {
-    if (options[flag]) throw new UserError(`--${flag}: this build trains in a single process; leave --${flag} out`);
-  }
+  if (options.sp) throw new UserError('--sp: this build trains by data parallelism; leave --sp out');
 }
 
 function checkKeys(run: object, where: string): void {
@@ -138,7 +141,7 @@ function parseLike(example: unknown, text: string, key: string): unknown {
       : fail(`${example.length} numbers, for example ${example.join(',')}`);
   }
   if (example === null && text === 'null') return null;
-  return key === 'seq' ? (numberOf(text) ?? fail('a number or null')) : text;
+  return key === 'seq' || key === 'dp' ? (numberOf(text) ?? fail('a number or null')) : text;
 }
 
 function numberOf(text: string): number | undefined {

@@ -11,14 +11,15 @@ export interface Stop {
 
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
-export function onStopSignal(): Stop {
+/** @param isQuiet says nothing: ranks other than the first */
+export function onStopSignal(isQuiet = false): Stop {
   const controller = new AbortController();
   let exitCode = 0;
   const listener = (name: NodeJS.Signals): void => {
     // Both came while one step ran.
     if (exitCode !== 0) process.exit(exitCode);
     exitCode = 128 + constants.signals[name];
-    note(`${name}: stopping after this step; once more ends at once`);
+    if (!isQuiet) note(`${name}: stopping after this step; once more ends at once`);
     controller.abort();
     // Without a listener the system's own action ends the process, even in the middle of a save (which survives that).
     setImmediate(dispose);

@@ -1,22 +1,38 @@
 import { join } from 'node:path';
 import type { TrainOptions } from '../commands/train.ts';
 import { note } from '../output.ts';
-import { resolveRun } from './config.ts';
-import { latestCheckpoint, type RunEvent, runTraining } from './fp8.ts';
+import { type ResolvedRun, resolveRun } from './config.ts';
+import { latestCheckpoint, type Ranks, type RunEvent, runTraining } from './fp8.ts';
 import { heading, jsonView, LiveView, summaryText } from './views.ts';
 import { Recorder } from './recorder.ts';
 import { RunFolder } from './run_folder.ts';
 import { onStopSignal } from './stop.ts';
 import { writeRunReport } from './report.ts';
 import { print } from '../output.ts';
+import { startRanks, withRanks, worldOf } from './world.ts';
 
 /**
- * `fp8lm train`.
+ * `fp8lm train`: starts the ranks if there are several and nobody has, else trains, alone or as one of them.
+ * @param args the whole command line, for ranks to repeat
  * @returns the exit code: 0, or 128 + the signal's number if a signal ended the run early
  * @throws UserError for what the user can put right
  */
-export async function train(model: string | undefined, options: TrainOptions): Promise<number> {
-  const { config, name } = await resolveRun(model, options);
+export async function train(
+  model: string | undefined,
+  options: TrainOptions,
+  args: readonly string[],
+): Promise<number> {
+  const run = await resolveRun(model, options);
+  const world = worldOf(run.config, options.nproc);
+  if (world.size > 1 && !world.isRank) return startRanks(world.size, args);
+  run.config.dp = world.size > 1 ? world.size : null;
+  return withRanks(world, run.config, (ranks) =>
+    ranks.isFirst ? trainAndShow(run, options, ranks) : trainAlong(run, ranks),
+  );
+}
+
+/** The rank that prints and writes. */
+async function trainAndShow({ config, name }: ResolvedRun, options: TrainOptions, ranks: Ranks): Promise<number> {
   const { out } = config;
   if (out !== null && !config.resume && latestCheckpoint(out)) {
     note(`${out} holds an earlier run; this one starts anew (--resume would continue it)`);
@@ -35,6 +51,7 @@ export async function train(model: string | undefined, options: TrainOptions): P
         view(event);
       },
       stop.signal,
+      ranks,
     );
   } finally {
     live?.end();
@@ -45,6 +62,17 @@ export async function train(model: string | undefined, options: TrainOptions): P
   if (live) {
     print(heading('Result'));
     print(summaryText(recorder, out));
+  }
+  return stop.exitCode;
+}
+
+/** Any other rank. */
+async function trainAlong({ config }: ResolvedRun, ranks: Ranks): Promise<number> {
+  const stop = onStopSignal(true);
+  try {
+    await runTraining(config, () => {}, stop.signal, ranks);
+  } finally {
+    stop.dispose();
   }
   return stop.exitCode;
 }

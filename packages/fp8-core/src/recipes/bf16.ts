@@ -2,7 +2,7 @@ import type { ParamFormat, Recipe } from '../recipe.ts';
 import { plain } from './formats.ts';
 
 /** Mixed precision as Megatron-LM does it: 18 bytes a parameter. */
-const mixed: ParamFormat = { weight: 'bf16', master: 'f32', grad: 'f32', m: 'f32', v: 'f32' };
+const mixed: ParamFormat = { weight: 'bf16', master: 'f32', grad: 'f32', gradPayload: 'f32', m: 'f32', v: 'f32' };
 
 /** The baseline that FP8 is measured against. */
 export const bf16: Recipe = {

@@ -1,7 +1,7 @@
 import type { AutoScale, Fp8Gemm, ParamFormat } from '../recipe.ts';
 
 /** Everything in float32: 16 bytes a parameter. */
-export const plain: ParamFormat = { weight: 'f32', master: null, grad: 'f32', m: 'f32', v: 'f32' };
+export const plain: ParamFormat = { weight: 'f32', master: null, grad: 'f32', gradPayload: 'f32', m: 'f32', v: 'f32' };
 
 /** Float32 with the moments of FP8-LM: 11 bytes; what O2 and O3 use for embeddings, head, norms and biases. */
 export const plainWithSmallMoments: ParamFormat = { ...plain, m: 'e4m3', v: 'f16' };

@@ -7,6 +7,6 @@ export const o2: Recipe = {
   ...o1,
   name: 'o2',
   summary: 'O1 with e4m3 first and scaled FP16 second moments (FP8-LM O2)',
-  linear: { weight: 'f16', master: null, grad: 'e4m3', m: 'e4m3', v: 'f16' },
-  embedding: plainWithSmallMoments,
+  linear: { weight: 'f16', master: null, grad: 'e4m3', gradPayload: 'e4m3', m: 'e4m3', v: 'f16' },
+  embedding: { ...plainWithSmallMoments, gradPayload: 'bf16' },
 };

@@ -6,6 +6,6 @@ export const o3: Recipe = {
   ...o2,
   name: 'o3',
   summary: 'O2 with e4m3 weights over a scaled FP16 master, FP8 payloads (FP8-LM O3)',
-  linear: { weight: 'e4m3', master: 'f16', grad: 'e4m3', m: 'e4m3', v: 'f16' },
+  linear: { weight: 'e4m3', master: 'f16', grad: 'e4m3', gradPayload: 'e4m3', m: 'e4m3', v: 'f16' },
   parallelPayload: 'fp8',
 };

@@ -26,8 +26,13 @@ export interface LaunchOptions {
   /** Where ranks' lines and the launcher's own go. Default stdout and stderr. */
   stdout?: NodeJS.WritableStream;
   stderr?: NodeJS.WritableStream;
-  /** `none` passes ranks' output on unchanged: rank 0 only on stdout, for programs that print JSON. Default `rank`. */
-  prefix?: 'rank' | 'none';
+  /**
+   * `none` passes ranks' output on unchanged: rank 0 only on stdout, for programs that print JSON. `first` also gives rank 0's
+   * stderr as it is, for a program whose rank 0 speaks for all. Default `rank`.
+   */
+  prefix?: 'rank' | 'none' | 'first';
+  /** How long ranks may take to save and end after a first interrupt; default FP8_STOP_GRACE_MS or 8 s. */
+  stopGraceMs?: number;
   env?: NodeJS.ProcessEnv;
   /** Ends the job like SIGTERM does. */
   signal?: AbortSignal;
@@ -154,14 +159,23 @@ export async function launch(options: LaunchOptions): Promise<LaunchResult> {
     if (oneMachine) env.FP8_JOB_FOLDER = folder;
     if (jobKey && !base.FP8_JOB_KEY_FILE) env.FP8_JOB_KEY = jobKey;
     if (flight) env.FP8_FLIGHT_DIR = flight;
-    const child = spawn(command[0], command.slice(1), { env, stdio: ['ignore', 'pipe', 'pipe'], detached: true });
+    const speaks = options.prefix === 'first' && rank === 0;
+    // The stream itself where it is the process's own, so that a terminal stays one.
+    const own = (stream: NodeJS.WritableStream, itself: NodeJS.WritableStream) =>
+      speaks && stream === itself ? ('inherit' as const) : ('pipe' as const);
+    const child = spawn(command[0], command.slice(1), {
+      env,
+      stdio: ['ignore', own(out, process.stdout), own(err, process.stderr)],
+      detached: true,
+    });
     const entry: Rank = { rank, child, pid: child.pid ?? 0, ended: false };
     ranks.push(entry);
-    const plain = options.prefix === 'none';
+    const plain = options.prefix === 'none' || options.prefix === 'first';
     if (!plain && child.stdout) prefixLines(child.stdout, out as never, `[${rank}] `);
     else if (rank === 0) child.stdout?.pipe(out, { end: false });
     else child.stdout?.resume();
-    if (child.stderr) prefixLines(child.stderr, err as never, `[${rank}] `);
+    if (speaks) child.stderr?.pipe(err, { end: false });
+    else if (child.stderr) prefixLines(child.stderr, err as never, `[${rank}] `);
     ends.push(
       new Promise((resolve) => {
         child.on('error', (error) => {
@@ -200,7 +214,7 @@ export async function launch(options: LaunchOptions): Promise<LaunchResult> {
     stopping = signal;
     say(`${signal}: asking all ranks to end (again to end them at once)`);
     killAll(signal === 'SIGHUP' ? 'SIGTERM' : signal);
-    timers.push(setTimeout(() => killAll('SIGKILL'), interruptGraceMs));
+    timers.push(setTimeout(() => killAll('SIGKILL'), options.stopGraceMs ?? interruptGraceMs));
   }
 
   const handlers = (['SIGINT', 'SIGTERM', 'SIGHUP'] as const).map((name) => [name, () => interrupt(name)] as const);

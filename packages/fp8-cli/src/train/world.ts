@@ -1,0 +1,57 @@
+// Ranks of a run: how many, who starts them, and what this process is among them.
+import { fileURLToPath } from 'node:url';
+import { type Communicator, type Environment, init, launch, readEnvironment } from 'fp8-dist';
+import { note } from '../output.ts';
+import { Ranks, type RunConfig, UserError } from './fp8.ts';
+
+export interface World {
+  size: number;
+  /** True where a launcher has started this process as one of the ranks. */
+  isRank: boolean;
+}
+
+/**
+ * @param nproc ranks to start as the command line says; default as many as the layout needs
+ * @throws UserError with the equation if the layout does not fill the world
+ */
+export function worldOf(
+  { dp, zero, out }: Pick<RunConfig, 'dp' | 'zero' | 'out'>,
+  nproc: number | undefined,
+  environment: Environment = readEnvironment(),
+): World {
+  const isRank = environment.launchedBy !== 'none';
+  const size = isRank ? environment.worldSize : (nproc ?? dp ?? 1);
+  if (isRank && nproc !== undefined && nproc !== size)
+    throw new UserError(`--nproc ${nproc}: this process is one of ${size} ranks already; leave --nproc out`);
+  if (dp !== null && dp !== size)
+    throw new UserError(`world size ${size} = dp ${size}, not dp ${dp}; use --nproc ${dp}, or leave --dp out`);
+  if (zero && size === 1)
+    throw new UserError(`--zero ${zero}: there is one rank, so nothing can be sharded; use --nproc 2 or more`);
+  if (zero && out !== null)
+    throw new UserError('--zero with --out: checkpoints of sharded states come next; leave one out');
+  return { size, isRank };
+}
+
+/** How long ranks may take to end their step and save after a first Ctrl-C; a second one ends them at once. */
+const stopGraceMs = 10 * 60_000;
+
+/** Starts the ranks of this very command. @returns the exit code */
+export async function startRanks(size: number, args: readonly string[]): Promise<number> {
+  const bin = fileURLToPath(new URL('../../bin/fp8lm.mjs', import.meta.url));
+  const command = [process.execPath, ...process.execArgv, bin, ...args];
+  const { code, cause } = await launch({ command, nproc: size, prefix: 'first', stopGraceMs });
+  if (cause) note(`fp8lm: the job ended early: ${cause}`);
+  return code;
+}
+
+/**
+ * Runs `fn` as one of the ranks, or alone. After an error the process just ends: the launcher and the other ranks see to the rest.
+ * @throws UserError if the layout does not fill the world; DistError if ranks do not come together
+ */
+export async function withRanks<T>({ size }: World, config: RunConfig, fn: (ranks: Ranks) => Promise<T>): Promise<T> {
+  if (size === 1) return fn(Ranks.alone());
+  const comm: Communicator = await init();
+  const result = await fn(Ranks.of(comm, config));
+  await comm.close();
+  return result;
+}

@@ -1,0 +1,75 @@
+import { join } from 'node:path';
+import { UserError } from 'fp8-core';
+import { type Communicator, initializeModelParallel, maxNumbers, Mesh, readEnvironment } from 'fp8-dist';
+
+/** The ranks that train together, as a run sees them; one rank is a job of one. */
+export class Ranks {
+  readonly mesh: Mesh;
+  private readonly comm: Communicator | null;
+
+  private constructor(mesh: Mesh, comm: Communicator | null) {
+    this.mesh = mesh;
+    this.comm = comm;
+  }
+
+  static alone(): Ranks {
+    return new Ranks(Mesh.single(), null);
+  }
+
+  /** Lays the ranks of a job out. @throws UserError with the equation if the world does not divide */
+  static of(comm: Communicator, { dp }: { dp: number | null }): Ranks {
+    const mesh = initializeModelParallel(comm);
+    if (dp !== null && dp !== mesh.dp.size)
+      throw new UserError(
+        `world size ${comm.size} = dp ${mesh.dp.size}, not dp ${dp}; run ${dp} ranks or leave --dp out`,
+      );
+    return new Ranks(mesh, comm);
+  }
+
+  /** The rank that prints and writes. */
+  get isFirst(): boolean {
+    return this.mesh.world.rank === 0;
+  }
+
+  /** True on all ranks if it is on any. */
+  any(flag: boolean): boolean {
+    return this.largest([flag ? 1 : 0])[0] > 0;
+  }
+
+  /** The largest over ranks of each number; the same on all. */
+  largest(values: readonly number[]): number[] {
+    return maxNumbers(this.mesh.world, values);
+  }
+
+  /** The largest over ranks of each field. */
+  largestOf<T extends object>(values: T): T {
+    const keys = Object.keys(values) as (keyof T)[];
+    const most = this.largest(keys.map((key) => values[key] as number));
+    return Object.fromEntries(keys.map((key, i) => [key, most[i]])) as T;
+  }
+
+  /** Where tokens are kept for all ranks: in the run's folder, else in the job's (one machine), else nowhere. */
+  sharedFolder(out: string | null): string | null {
+    if (out !== null) return join(out, 'data');
+    const folder = this.mesh.world.size > 1 ? readEnvironment().folder : null;
+    return folder === null ? null : join(folder, 'data');
+  }
+
+  /** Rank 0 runs `first`, then the others theirs: for files that one rank makes and the others read. */
+  firstThenOthers<T>(make: () => T): T {
+    const early = this.isFirst ? make() : null;
+    this.mesh.world.barrier().wait();
+    return early ?? make();
+  }
+
+  /** Tells the other ranks how far this one is, for their messages. */
+  setStep(step: number): void {
+    this.comm?.setStep(step);
+  }
+
+  /** Bytes of this rank so far, headers included. */
+  traffic(): { bytesSent: number; bytesReceived: number } {
+    const { sent, received } = this.comm?.traffic() ?? { sent: 0, received: 0 };
+    return { bytesSent: sent, bytesReceived: received };
+  }
+}
