@@ -36,13 +36,25 @@ import {
   type Tensor,
 } from 'fp8-core';
 import { checkConfig, type GptConfig } from './config.ts';
+import { type GptPart, wholeModel } from './parts.ts';
+
+/** What to recompute in backward instead of keeping: whole layers, or the halves of each. */
+export type Recompute = 'full' | 'attention' | 'mlp';
 
 /** What changes from call to call. */
 export interface ForwardOptions {
   /** Names the dropout masks; a new value for each micro-batch, the same for its recomputation. */
   dropoutKey?: number;
-  /** Recompute each layer's activations in backward instead of keeping them. */
-  recompute?: boolean;
+  /** Recompute activations in backward instead of keeping them; true is `full`. */
+  recompute?: boolean | Recompute;
+}
+
+/** What the last part of a model needs besides hidden states. */
+export interface Targets {
+  /** i32 [T, B]; a negative target is ignored. */
+  targets: Tensor;
+  /** How many targets are not negative. */
+  numTargets: number;
 }
 
 class Attention extends Module {
@@ -120,12 +132,24 @@ class Block extends Module {
     this.streams = [hashName(`${name}.attn.dropout`), hashName(`${name}.mlp.dropout`)];
   }
 
-  forward(x: Tensor, key: number, cache: KvCache | null = null, start = 0): Tensor {
+  forward(x: Tensor, key: number, recompute: Recompute | null = null): Tensor {
+    if (recompute === 'full') return checkpoint(x, (h) => this.halves(h, key, null, null, 0));
+    return this.halves(x, key, recompute, null, 0);
+  }
+
+  /** With keys and values of earlier tokens, for generation. */
+  forwardCached(x: Tensor, cache: KvCache, start: number): Tensor {
+    return this.halves(x, 0, null, cache, start);
+  }
+
+  private halves(x: Tensor, key: number, recompute: Recompute | null, cache: KvCache | null, start: number): Tensor {
+    const attend = (h: Tensor): Tensor =>
+      this.residual(h, this.attn.forward(this.ln1.forward(h, this.attn.qkv.inputSite), cache, start), 0, key);
+    const feed = (h: Tensor): Tensor =>
+      this.residual(h, this.mlp.forward(this.ln2.forward(h, this.mlp.fc.inputSite)), 1, key);
     // A scope each, so that what no op saved is freed before the next half begins.
-    const h = scope(() =>
-      this.residual(x, this.attn.forward(this.ln1.forward(x, this.attn.qkv.inputSite), cache, start), 0, key),
-    );
-    return scope(() => this.residual(h, this.mlp.forward(this.ln2.forward(h, this.mlp.fc.inputSite)), 1, key));
+    const h = scope(() => (recompute === 'attention' ? checkpoint(x, attend) : attend(x)));
+    return scope(() => (recompute === 'mlp' ? checkpoint(h, feed) : feed(h)));
   }
 
   private residual(x: Tensor, y: Tensor, which: 0 | 1, key: number): Tensor {
@@ -134,33 +158,44 @@ class Block extends Module {
   }
 }
 
+/** The whole model, or the part of it that one place of a pipeline holds. */
 export class Gpt extends Module {
   readonly config: GptConfig;
-  readonly wte: Parameter;
+  readonly part: GptPart;
+  /** Of the first part. */
+  readonly wte: Parameter | null;
   readonly wpe: Parameter | null;
+  /** This part's layers. */
   readonly layers: Block[] = [];
-  readonly lnf: LayerNorm | RmsNorm;
-  readonly head: Parameter;
+  /** Of the last part. */
+  readonly lnf: LayerNorm | RmsNorm | null;
+  readonly head: Parameter | null;
   readonly context: ModelContext;
   private readonly act: ActDType;
 
   /** @throws UserError if the config breaks a rule */
-  constructor(context: ModelContext, config: GptConfig) {
+  constructor(context: ModelContext, config: GptConfig, part: GptPart = wholeModel(config)) {
     super();
     const c = checkConfig(config);
     this.config = c;
+    this.part = part;
     this.context = context;
     this.act = context.recipe.act;
-    this.wte = new Parameter(context, 'wte.weight', [c.vocabSize, c.hiddenSize], 'embedding', { std: 0.02 });
-    this.wpe =
-      c.position === 'learned'
-        ? new Parameter(context, 'wpe.weight', [c.maxSeqLen, c.hiddenSize], 'embedding', { std: 0.02 })
-        : null;
-    for (let i = 0; i < c.numLayers; i++) this.layers.push(new Block(context, `h.${i}`, c));
-    this.lnf = makeNorm(context, 'lnf', c);
-    this.head = c.tied
-      ? this.wte
-      : new Parameter(context, 'head.weight', [c.vocabSize, c.hiddenSize], 'embedding', { std: 0.02 });
+    const table = (name: string, rows: number): Parameter =>
+      new Parameter(context, name, [rows, c.hiddenSize], 'embedding', { std: 0.02 });
+    this.wte = part.first ? table('wte.weight', c.vocabSize) : null;
+    this.wpe = part.first && c.position === 'learned' ? table('wpe.weight', c.maxSeqLen) : null;
+    const [begin, end] = part.layers;
+    for (let i = begin; i < end; i++) this.layers.push(new Block(context, `h.${i}`, c));
+    this.lnf = part.last ? makeNorm(context, 'lnf', c) : null;
+    this.head = part.last ? this.makeHead(table) : null;
+  }
+
+  /** A tied head is the embedding; where that lies on another rank, a copy of it that both ranks keep equal. */
+  private makeHead(table: (name: string, rows: number) => Parameter): Parameter {
+    const { tied, vocabSize } = this.config;
+    if (!tied) return table('head.weight', vocabSize);
+    return this.wte ?? table('wte.weight', vocabSize);
   }
 
   /**
@@ -170,24 +205,44 @@ export class Gpt extends Module {
    * @returns f32 [1]
    */
   loss(tokens: Tensor, targets: Tensor, numTargets: number, options: ForwardOptions & HeadLossOptions = {}): Tensor {
-    return headLoss(this.hidden(tokens, options), this.head, targets, numTargets, options);
+    return this.forwardPart(tokens, { targets, numTargets }, options);
   }
 
-  /** Final hidden states [T, B, C] after the last norm. */
-  private hidden(tokens: Tensor, { dropoutKey = 0, recompute = false }: ForwardOptions): Tensor {
+  /**
+   * This part's forward.
+   * @param x tokens i32 [T, B] for the first part, else hidden states [T, B, C]
+   * @param answers for the last part
+   * @returns the loss, f32 [1], of the last part; else hidden states [T, B, C]
+   */
+  forwardPart(x: Tensor, answers: Targets | null, options: ForwardOptions & HeadLossOptions = {}): Tensor {
+    const h = this.hidden(this.wte ? this.embed(x, options.dropoutKey ?? 0) : x, options);
+    if (!this.lnf || !this.head) return h;
+    if (!answers) throw new Error('internal: the last part of a model needs targets');
+    return headLoss(this.lnf.forward(h), this.head, answers.targets, answers.numTargets, options);
+  }
+
+  private embed(tokens: Tensor, dropoutKey: number): Tensor {
     const [seq] = tokens.shape;
     if (seq > this.config.maxSeqLen) {
       throw new RangeError(`gpt: a sequence of ${seq} tokens exceeds maxSeqLen ${this.config.maxSeqLen}`);
     }
-    let x = embedding(tokens, this.wte, this.wpe, this.act);
+    const x = embedding(tokens, this.wte as Parameter, this.wpe, this.act);
     const { dropout: rate } = this.config;
-    if (rate > 0 && isTraining()) {
-      x = dropout(x, { rate, seed: this.context.seed, stream: hashName('embed.dropout'), offset: dropoutKey * x.size });
-    }
-    for (const layer of this.layers) {
-      x = recompute && isTraining() ? checkpoint(x, (h) => layer.forward(h, dropoutKey)) : layer.forward(x, dropoutKey);
-    }
-    return this.lnf.forward(x);
+    if (rate === 0 || !isTraining()) return x;
+    return dropout(x, {
+      rate,
+      seed: this.context.seed,
+      stream: hashName('embed.dropout'),
+      offset: dropoutKey * x.size,
+    });
+  }
+
+  /** Hidden states [T, B, C] after this part's layers. */
+  private hidden(x: Tensor, { dropoutKey = 0, recompute = false }: ForwardOptions): Tensor {
+    const how = recompute === true ? 'full' : recompute || null;
+    let h = x;
+    for (const layer of this.layers) h = layer.forward(h, dropoutKey, isTraining() ? how : null);
+    return h;
   }
 
   /** Empty key and value caches for `batch` sequences of up to `maxSeq` tokens; the caller releases them. */
@@ -206,9 +261,10 @@ export class Gpt extends Module {
    */
   logits(tokens: Tensor, caches: KvCache[], start: number): Tensor {
     const [seq, batch] = tokens.shape;
+    if (!this.wte || !this.lnf || !this.head) throw new Error('internal: logits need the whole model');
     let x = embedding(tokens, this.wte, this.wpe, this.act, start);
     this.layers.forEach((layer, i) => {
-      x = layer.forward(x, 0, caches[i], start);
+      x = layer.forwardCached(x, caches[i], start);
     });
     const last = this.lnf.forward(x.slice(seq - 1, seq));
     const [vocab, dim] = this.head.shape;

@@ -3,3 +3,4 @@ export { argmax, sampleToken, type SamplingOptions } from './sampling.ts';
 export { hash32, uniform } from './random.ts';
 export * from './config.ts';
 export * from './gpt.ts';
+export * from './parts.ts';
