@@ -29,6 +29,7 @@ export function explain(error: unknown): { line: string; code: number } {
   if (!(error instanceof Error)) return { line: `internal error: ${String(error)}`, code: exitCodes.internal };
   const message = oneLine(error.message);
   const { code, path } = error as NodeJS.ErrnoException;
+  if (error.name === 'DistError') return { line: message, code: exitCodes.internal };
   const isOurs =
     error.name === 'UserError' ||
     (error instanceof RangeError && !V8_RANGE.test(message)) ||
@@ -43,6 +44,8 @@ export function explain(error: unknown): { line: string; code: number } {
 
 /** Prints an error to stderr. @returns the exit code */
 export function report(error: unknown): number {
+  // The rank that failed has said why.
+  if (error instanceof Error && error.name === 'OtherRankFailed') return exitCodes.usage;
   const { line, code } = explain(error);
   process.stderr.write(`fp8lm: ${line}\n`);
   if (process.env.FP8_DEBUG && error instanceof Error) process.stderr.write(`${error.stack}\n`);

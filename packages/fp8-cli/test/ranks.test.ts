@@ -1,8 +1,12 @@
 // `train` on several ranks, as processes under the launcher.
+import { createHash } from 'node:crypto';
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { fp8lm, jsonLines, ownFolder, tinyRun } from './command.ts';
+import { finish, fp8lm, jsonLines, ownFolder, start, tinyRun } from './command.ts';
 
-const tiny = tinyRun(ownFolder());
+const folder = ownFolder();
+const tiny = tinyRun(folder);
 
 interface Row {
   step?: number;
@@ -13,17 +17,64 @@ interface Row {
 }
 
 async function run(...args: string[]): Promise<Row[]> {
-  const { code, stdout, stderr } = await fp8lm('train', tiny, '--json', ...args);
+  const { code, stdout, stderr } = await fp8lm('train', ...args, '--json');
   expect(code, stderr).toBe(0);
   return jsonLines(stdout) as Row[];
 }
 
 const losses = (rows: Row[]) => rows.flatMap(({ loss, valLoss }) => loss ?? valLoss ?? []);
+const hashOf = (out: string, step: number) =>
+  ['model', 'optimizer'].map((name) =>
+    createHash('sha256')
+      .update(readFileSync(join(out, `step-${step}`, `${name}.safetensors`)))
+      .digest('hex'),
+  );
+
+/** Children of a launcher: the ranks. */
+function ranksOf(pid: number): number[] {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .filter((name) => {
+      try {
+        return Number(readFileSync(`/proc/${name}/stat`, 'utf8').split(') ')[1].split(' ')[1]) === pid;
+      } catch {
+        return false; // ended meanwhile
+      }
+    })
+    .map(Number);
+}
+
+/** Starts 2 ranks that would train for very long, and waits until they have done a few steps. */
+async function startEndless(out: string) {
+  const child = start([
+    'train',
+    tiny,
+    '--nproc',
+    '2',
+    '--steps',
+    '1000000',
+    '--save-every',
+    '5',
+    '--out',
+    out,
+    '--json',
+  ]);
+  const finished = finish(child);
+  await new Promise<void>((resolve) => {
+    let seen = '';
+    child.stdout.on('data', (chunk) => {
+      seen += chunk;
+      if (seen.includes('"step":12,')) resolve();
+    });
+    child.on('close', () => resolve());
+  });
+  return { child, finished };
+}
 
 describe('train --nproc', () => {
   test('2 ranks x batch 2 learn what 1 rank x batch 4 learns, in float32 within 1e-5', async () => {
-    const one = await run('--recipe', 'fp32', '--batch', '4');
-    const two = await run('--recipe', 'fp32', '--batch', '2', '--nproc', '2');
+    const one = await run(tiny, '--recipe', 'fp32', '--batch', '4');
+    const two = await run(tiny, '--recipe', 'fp32', '--batch', '2', '--nproc', '2');
     expect(two.length).toBe(one.length);
     expect(two[0].tokens).toBe(one[0].tokens);
     losses(one).forEach((loss, i) => expect(Math.abs(losses(two)[i] / loss - 1)).toBeLessThan(1e-5));
@@ -31,16 +82,53 @@ describe('train --nproc', () => {
     expect(two.at(-1)?.summary?.comm.bytesSent).toBeGreaterThan(0);
   });
 
-  test('ZeRO changes where states are, not a bit of what is learned', async () => {
-    const [whole, ...sharded] = await Promise.all([
-      run('--nproc', '2', '--recipe', 'o2'),
-      run('--dp', '2', '--recipe', 'o2', '--zero'),
-      run('--dp', '2', '--recipe', 'o2', '--zero', '2'),
+  test('ZeRO writes the checkpoints that ranks without it write, and another number of ranks goes on from them', async () => {
+    const out = (name: string) => join(folder, name);
+    const common = [tiny, '--recipe', 'o3', '--steps', '4'];
+    const [whole, sharded] = await Promise.all([
+      run(...common, '--nproc', '2', '--out', out('whole')),
+      run(...common, '--dp', '2', '--zero', '2', '--out', out('sharded')),
     ]);
+    expect(losses(sharded)).toEqual(losses(whole));
+    expect(hashOf(out('sharded'), 4)).toEqual(hashOf(out('whole'), 4));
     const states = (rows: Row[]) => rows.at(-1)?.summary?.memory.optimizer as number;
-    for (const rows of sharded) {
-      expect(losses(rows)).toEqual(losses(whole));
-      expect(states(rows)).toBeLessThan(0.6 * states(whole));
-    }
+    expect(states(sharded)).toBeLessThan(0.6 * states(whole));
+    // The batch of the whole job stays: 2 x 2 = 1 x 4.
+    const rest = await run('--resume', '--out', out('sharded'), '--steps', '6', '--nproc', '1', '--batch', '4');
+    expect(rest.map(({ step }) => step)).toEqual([5, 6, 6, undefined]);
+    const same = await run('--resume', '--out', out('whole'), '--steps', '6');
+    losses(rest).forEach((loss, i) => expect(Math.abs(losses(same)[i] / loss - 1)).toBeLessThan(0.01));
+  });
+
+  test('Ctrl-C ends all ranks at one step, saved, with code 130', async () => {
+    const out = join(folder, 'interrupted');
+    const { child, finished } = await startEndless(out);
+    child.kill('SIGINT');
+    const { code, stdout, stderr } = await finished;
+    expect(code, stderr).toBe(130);
+    const rows = jsonLines(stdout) as Row[];
+    const last = rows.findLast(({ loss }) => loss !== undefined)?.step as number;
+    expect(readFileSync(join(out, 'latest'), 'utf8').trim()).toBe(`step-${last}`);
+    expect(rows.at(-1)).toHaveProperty('summary');
+  });
+
+  test('a killed rank ends the job with its code and cause; the last checkpoint is whole', async () => {
+    const out = join(folder, 'killed');
+    const { child, finished } = await startEndless(out);
+    process.kill(ranksOf(child.pid as number)[1], 'SIGKILL');
+    const { code, stderr } = await finished;
+    expect(code).toBe(137);
+    expect(stderr).toMatch(/the job ended early: rank 1 .* was killed by SIGKILL/);
+    const saved = Number(readFileSync(join(out, 'latest'), 'utf8').trim().slice('step-'.length));
+    const rest = await run('--resume', '--out', out, '--steps', String(saved + 2), '--zero');
+    expect(rest[0].step).toBe(saved + 1);
+  });
+
+  test("a user's mistake is one line, whichever rank finds it", async () => {
+    const { code, stdout, stderr } = await fp8lm('train', tiny, '--nproc', '2', '--data', join(folder, 'none.txt'));
+    expect(code).toBe(2);
+    expect(stdout).toBe('');
+    const own = stderr.split('\n').filter((line) => line !== '' && !/\[launch\]|ended early/.test(line));
+    expect(own).toEqual([expect.stringMatching(/^fp8lm: .*none\.txt: it does not exist/)]);
   });
 });

@@ -96,7 +96,7 @@ test.each<[args: string[], line: RegExp]>([
   [['train', '--dropout', '1'], /dropout/],
   [['train', '--tp', '2'], /--tp 2: .*--tp 1/],
   [['train', '--nproc', '3', '--dp', '2'], /world size 3 = dp 3, not dp 2; use --nproc 2/],
-  [['train', '--zero'], /--zero 1: there is one rank/],
+  [['train', '--zero'], /--zero: there is one rank/],
   [['train', '--zero', '3', '--nproc', '2'], /--zero.*0 to 2/],
   [['compare', '--nproc', '2'], /compare --nproc: .*one process/],
   [['train', '--resume'], /resume needs out/],

@@ -2,6 +2,11 @@ import { join } from 'node:path';
 import { UserError } from 'fp8-core';
 import { type Communicator, initializeModelParallel, maxNumbers, Mesh, readEnvironment } from 'fp8-dist';
 
+/** Thrown on ranks that stop because another one failed; that one has the reason. */
+export class OtherRankFailed extends UserError {
+  override name = 'OtherRankFailed';
+}
+
 /** The ranks that train together, as a run sees them; one rank is a job of one. */
 export class Ranks {
   readonly mesh: Mesh;
@@ -55,11 +60,28 @@ export class Ranks {
     return folder === null ? null : join(folder, 'data');
   }
 
-  /** Rank 0 runs `first`, then the others theirs: for files that one rank makes and the others read. */
+  /**
+   * Runs what may fail on some ranks and not on others, such as reading a file.
+   * @throws the rank's own error, or `OtherRankFailed` where another's failed: none goes on alone
+   */
+  together<T>(fn: () => T): T {
+    let result: T | undefined;
+    let own: { error: unknown } | null = null;
+    try {
+      result = fn();
+    } catch (error) {
+      own = { error };
+    }
+    const failed = this.any(own !== null);
+    if (own) throw own.error;
+    if (failed) throw new OtherRankFailed('another rank failed and says why');
+    return result as T;
+  }
+
+  /** Rank 0 makes something first, then the others: for files that one rank writes and all read. */
   firstThenOthers<T>(make: () => T): T {
-    const early = this.isFirst ? make() : null;
-    this.mesh.world.barrier().wait();
-    return early ?? make();
+    const early = this.together(() => (this.isFirst ? make() : null));
+    return this.together(() => early ?? make());
   }
 
   /** Tells the other ranks how far this one is, for their messages. */

@@ -1,32 +1,17 @@
 // A training run from configuration to summary. Everything a person or a script sees is an event; nothing is printed here.
 import { ledger, modelContext, recipeNamed, UserError } from 'fp8-core';
 import { DataParallel } from 'fp8-dist';
-import {
-  checkConfig,
-  countParameters,
-  Gpt,
-  type GptConfig,
-  presetNamed,
-  type Tokenizer,
-  tokenizerFromJson,
-} from 'fp8-models';
+import { checkConfig, countParameters, Gpt, type GptConfig, presetNamed, tokenizerFromJson } from 'fp8-models';
 import { AdamW, constant, cosine, type Schedule, wsd } from 'fp8-optim';
 import { backendFor } from './backend.ts';
-import { evalBatches, Sampler, type SamplerState } from './data/index.ts';
-import { type Checkpoint, latestCheckpoint, readCheckpoint, writeCheckpoint } from './files/index.ts';
+import { evalBatches, Sampler } from './data/index.ts';
+import type { Checkpoint } from './files/index.ts';
 import { Ranks } from './ranks.ts';
+import { openResumed, restoreRun, RunSaver } from './run_checkpoints.ts';
 import { checkRunConfig, type RunConfig } from './run_config.ts';
 import type { MemorySummary, RunEvent, RunSummary } from './run_events.ts';
-import { checkpointFiles, restoreTraining } from './state.ts';
 import { openData } from './text_data.ts';
 import { Trainer, type TrainStep } from './trainer.ts';
-
-/** What a checkpoint tells of its run besides tensors. */
-interface TrainerJson {
-  step: number;
-  sampler: SamplerState;
-  run: RunConfig;
-}
 
 /** Skipped steps in a row after which a run has diverged. */
 const maxSkipped = 20;
@@ -50,7 +35,7 @@ export async function runTraining(
   const seqLen = config.seq ?? model.maxSeqLen;
   if (seqLen > model.maxSeqLen) throw new UserError(`seq ${seqLen} exceeds the model's ${model.maxSeqLen} positions`);
   const backend = backendFor(config.device);
-  const resumed = config.resume ? openResumed(config, on) : null;
+  const resumed = config.out !== null && config.resume ? openResumed(config.out, ranks, on) : null;
   const tokenizerJson = resumed?.json.tokenizer;
   const dataOptions = {
     ...config,
@@ -96,7 +81,7 @@ async function train({
   signal,
   ranks,
 }: Job): Promise<RunSummary> {
-  const { steps, batch, gradAccum, recompute, out } = config;
+  const { steps, batch, gradAccum, recompute } = config;
   ledger.resetPeak();
   const model = new Gpt(modelContext(backend, recipeNamed(config.recipe), config.seed), modelConfig);
   const parallel = new DataParallel(model.parameters(), ranks.mesh, { zero: config.zero });
@@ -105,7 +90,9 @@ async function train({
   const { dp } = ranks.mesh;
   const share = { seqLen, rank: dp.rank, worldSize: dp.size };
   const sampler = new Sampler(data.train, { ...share, seed: config.seed });
-  if (resumed) restoreRun(resumed, model, optimizer, trainer, sampler);
+  const state = { model, optimizer, trainer, sampler };
+  if (resumed) ranks.together(() => restoreRun(resumed, state));
+  const saver = new RunSaver(ranks, config, modelConfig, data.tokenizer);
   backend.trim();
   const schedule = scheduleOf(config);
   const params = countParameters(model);
@@ -126,22 +113,13 @@ async function train({
   const record: TrainStep[] = [];
   let valLoss: number | null = null;
   let evaluatedAt = -1;
-  let savedAt = -1;
   const evaluate = (): void => {
     if (!data.val || evaluatedAt === trainer.steps) return;
     valLoss = trainer.evaluate(evalBatches(data.val, { ...share, batch, maxBatches: config.evalBatches }));
     evaluatedAt = trainer.steps;
     on({ type: 'eval', step: trainer.steps, valLoss });
   };
-  const save = (): void => {
-    if (out === null || savedAt === trainer.steps || !ranks.isFirst) return;
-    const json = checkpointJson(config, modelConfig, data.tokenizer, trainer.steps, sampler.state());
-    const { path, numBytes } = writeCheckpoint(out, trainer.steps, checkpointFiles(model, optimizer), json, {
-      keep: config.keep,
-    });
-    savedAt = trainer.steps;
-    on({ type: 'saved', step: trainer.steps, path, numBytes });
-  };
+  const save = (): void => saver.save(state, on);
 
   try {
     let skippedInARow = 0;
@@ -215,40 +193,4 @@ function scheduleOf({ schedule, lr, steps: totalSteps, warmupSteps, minLrRatio: 
     warmupSteps: Math.min(warmupSteps, totalSteps),
     minRatio,
   });
-}
-
-function checkpointJson(
-  run: RunConfig,
-  config: GptConfig,
-  tokenizer: Tokenizer | null,
-  step: number,
-  sampler: SamplerState,
-): Record<string, unknown> {
-  const trainer: TrainerJson = { step, sampler, run };
-  return { config, trainer, ...(tokenizer ? { tokenizer: tokenizer.toJSON() } : {}) };
-}
-
-function openResumed(config: RunConfig, on: (event: RunEvent) => void): Checkpoint | null {
-  const out = config.out as string;
-  if (!latestCheckpoint(out)) {
-    on({ type: 'note', text: `no checkpoint in ${out} yet; starting from the beginning` });
-    return null;
-  }
-  return readCheckpoint(out, {
-    onDamaged: (text) => on({ type: 'note', text: `${text}; trying the checkpoint before` }),
-  });
-}
-
-function restoreRun(checkpoint: Checkpoint, model: Gpt, optimizer: AdamW, trainer: Trainer, sampler: Sampler): void {
-  const saved = checkpoint.json.trainer as TrainerJson | undefined;
-  if (!saved) throw new UserError(`checkpoint ${checkpoint.path}: trainer.json is missing; it cannot be resumed`);
-  const { recipe } = model.context;
-  if (saved.run.recipe !== recipe.name) {
-    throw new UserError(
-      `checkpoint ${checkpoint.path} was trained with recipe ${saved.run.recipe}, not ${recipe.name}`,
-    );
-  }
-  restoreTraining(checkpoint, model, optimizer);
-  trainer.steps = saved.step;
-  sampler.restore(saved.sampler);
 }

@@ -23,8 +23,8 @@ export async function train(
   args: readonly string[],
 ): Promise<number> {
   const run = await resolveRun(model, options);
-  const world = worldOf(run.config, options.nproc);
-  if (world.size > 1 && !world.isRank) return startRanks(world.size, args);
+  const world = worldOf(run.config, options);
+  if (world.size > 1 && !world.isRank) return startRanks(world.size, args, run.config.out);
   run.config.dp = world.size > 1 ? world.size : null;
   return withRanks(world, run.config, (ranks) =>
     ranks.isFirst ? trainAndShow(run, options, ranks) : trainAlong(run, ranks),

@@ -1,6 +1,8 @@
 // Ranks of a run: how many, who starts them, and what this process is among them.
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { type Communicator, type Environment, init, launch, readEnvironment } from 'fp8-dist';
+import type { RunOptions } from '../commands/run_options.ts';
 import { note } from '../output.ts';
 import { Ranks, type RunConfig, UserError } from './fp8.ts';
 
@@ -11,12 +13,12 @@ export interface World {
 }
 
 /**
- * @param nproc ranks to start as the command line says; default as many as the layout needs
+ * @param flags what the command line says; without `nproc` as many ranks as the layout needs
  * @throws UserError with the equation if the layout does not fill the world
  */
 export function worldOf(
-  { dp, zero, out }: Pick<RunConfig, 'dp' | 'zero' | 'out'>,
-  nproc: number | undefined,
+  { dp }: Pick<RunConfig, 'dp'>,
+  { nproc, zero }: Pick<RunOptions, 'nproc' | 'zero'>,
   environment: Environment = readEnvironment(),
 ): World {
   const isRank = environment.launchedBy !== 'none';
@@ -26,20 +28,28 @@ export function worldOf(
   if (dp !== null && dp !== size)
     throw new UserError(`world size ${size} = dp ${size}, not dp ${dp}; use --nproc ${dp}, or leave --dp out`);
   if (zero && size === 1)
-    throw new UserError(`--zero ${zero}: there is one rank, so nothing can be sharded; use --nproc 2 or more`);
-  if (zero && out !== null)
-    throw new UserError('--zero with --out: checkpoints of sharded states come next; leave one out');
+    throw new UserError('--zero: there is one rank, so nothing can be sharded; use --nproc 2 or more');
   return { size, isRank };
 }
 
 /** How long ranks may take to end their step and save after a first Ctrl-C; a second one ends them at once. */
 const stopGraceMs = 10 * 60_000;
 
-/** Starts the ranks of this very command. @returns the exit code */
-export async function startRanks(size: number, args: readonly string[]): Promise<number> {
+/**
+ * Starts the ranks of this very command.
+ * @param out the run's folder, which also gets the flight records of a failed job
+ * @returns the exit code
+ */
+export async function startRanks(size: number, args: readonly string[], out: string | null): Promise<number> {
   const bin = fileURLToPath(new URL('../../bin/fp8lm.mjs', import.meta.url));
   const command = [process.execPath, ...process.execArgv, bin, ...args];
-  const { code, cause } = await launch({ command, nproc: size, prefix: 'first', stopGraceMs });
+  const { code, cause } = await launch({
+    command,
+    nproc: size,
+    prefix: 'first',
+    stopGraceMs,
+    flight: out === null ? undefined : join(out, 'flight'),
+  });
   if (cause) note(`fp8lm: the job ended early: ${cause}`);
   return code;
 }

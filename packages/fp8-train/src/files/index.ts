@@ -1,3 +1,4 @@
+export { tensorBytes, writeOrder } from './safetensors_header.ts';
 export { atomicWrite } from './atomic.ts';
 export {
   type CheckpointFile,

@@ -72,18 +72,20 @@ export function badTensorName(name: string): string | undefined {
   return undefined;
 }
 
-/**
- * Lays tensors out as the Rust crate does (widest dtype first, then by name, so that each is aligned) and writes the
- * header, padded with spaces so that the data starts at a multiple of 8.
- */
+/** The order in which tensors lie in a file: as the Rust crate has them, widest dtype first (so that each is aligned), then by name. */
+export function writeOrder(tensors: readonly ({ name: string } & TensorInfo)[]): number[] {
+  return [...tensors.keys()].sort((a, b) => {
+    const [x, y] = [tensors[a], tensors[b]];
+    return SAFETENSORS_BYTES[y.dtype] - SAFETENSORS_BYTES[x.dtype] || (x.name < y.name ? -1 : x.name > y.name ? 1 : 0);
+  });
+}
+
+/** Lays tensors out in `writeOrder` and writes the header, padded with spaces so that the data starts at a multiple of 8. */
 export function layoutHeader(
   tensors: readonly ({ name: string } & TensorInfo)[],
   metadata: Record<string, string> = {},
 ): { header: Uint8Array; order: number[] } {
-  const order = [...tensors.keys()].sort((a, b) => {
-    const [x, y] = [tensors[a], tensors[b]];
-    return SAFETENSORS_BYTES[y.dtype] - SAFETENSORS_BYTES[x.dtype] || (x.name < y.name ? -1 : x.name > y.name ? 1 : 0);
-  });
+  const order = writeOrder(tensors);
   const json: Record<string, unknown> = Object.create(null);
   if (Object.keys(metadata).length > 0) json.__metadata__ = metadata;
   let offset = 0;
