@@ -43,3 +43,6 @@ export const zeroStage = (text: string): number => whole(0, 2)(text);
 
 export const count = whole(1);
 export const countOrZero = whole(0);
+
+/** `4,4,3,1`. */
+export const counts = (text: string): number[] => text.split(',').map((part) => countOrZero(part));

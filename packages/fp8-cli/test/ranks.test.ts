@@ -132,3 +132,37 @@ describe('train --nproc', () => {
     expect(own).toEqual([expect.stringMatching(/^fp8lm: .*none\.txt: it does not exist/)]);
   });
 });
+
+describe('train --pp', () => {
+  const layers = ['--set', 'model.numLayers=4', '--grad-accum', '4', '--recipe', 'fp32'];
+
+  test('stages, chunks, data-parallel pipelines and recomputation learn what 1 rank learns, within 1e-5', async () => {
+    const one = await run(...layers);
+    const layouts = [
+      ['--pp', '2', '--virtual', '2', '--recompute', 'mlp'],
+      ['--pp', '2', '--dp', '2', '--batch', '1', '--zero', '--layout', '3,1'],
+    ];
+    for (const layout of layouts) {
+      const many = await run(...layers, ...layout);
+      expect(many.length).toBe(one.length);
+      losses(one).forEach((loss, i) => expect(Math.abs(losses(many)[i] / loss - 1)).toBeLessThan(1e-5));
+    }
+  });
+
+  test('a layout that does not fit is one line with the numbers', async () => {
+    const refused = async (...args: string[]): Promise<string> => {
+      const { code, stderr } = await fp8lm('train', tiny, ...layers, ...args);
+      expect(code).toBe(2);
+      return stderr;
+    };
+    expect(await refused('--pp', '2', '--nproc', '3')).toContain('world size 3 = tp 1 x pp 2 x dp 1.5');
+    expect(await refused('--pp', '2', '--dp', '2', '--nproc', '2')).toContain(
+      'world size 2 = tp 1 x pp 2 x dp 2 does not hold: the product is 4; use --nproc 4',
+    );
+    expect(await refused('--pp', '8')).toContain('4 layers on 8 places');
+    expect(await refused('--pp', '2', '--layout', '1,2')).toContain('layout [1,2] has 3 layers on 2 places; need 4');
+    expect(await refused('--pp', '2', '--virtual', '2', '--grad-accum', '3')).toContain(
+      '3 micro-batches in groups of 2 leave 1 on 2 stages',
+    );
+  });
+});

@@ -95,7 +95,10 @@ test.each<[args: string[], line: RegExp]>([
   [['train', '--seq', '4096'], /seq 4096 exceeds the model's 128/],
   [['train', '--dropout', '1'], /dropout/],
   [['train', '--tp', '2'], /--tp 2: .*--tp 1/],
-  [['train', '--nproc', '3', '--dp', '2'], /world size 3 = dp 3, not dp 2; use --nproc 2/],
+  [
+    ['train', '--nproc', '3', '--dp', '2'],
+    /world size 3 = tp 1 x pp 1 x dp 2 does not hold: the product is 2; use --nproc 2/,
+  ],
   [['train', '--zero'], /--zero: there is one rank/],
   [['train', '--zero', '3', '--nproc', '2'], /--zero.*0 to 2/],
   [['compare', '--nproc', '2'], /compare --nproc: .*one process/],

@@ -31,6 +31,8 @@ export interface ParameterLayout {
   shard?: Shard | null;
   /** Every rank holds the whole but sees a part of what gives its gradient: sum the gradient over the group before use. */
   sumGrad?: boolean;
+  /** Of a weight that first and last pipeline stage both hold: which copy this is. Their gradients are summed. */
+  tied?: 'first' | 'last' | null;
 }
 
 export class Parameter {
@@ -44,6 +46,8 @@ export class Parameter {
   readonly shard: Shard | null;
   /** See `ParameterLayout`. */
   readonly sumGrad: boolean;
+  /** See `ParameterLayout`. */
+  readonly tied: 'first' | 'last' | null;
   readonly format: ParamFormat;
   readonly autoScale: AutoScale | null;
   readonly backend: Backend;
@@ -66,7 +70,7 @@ export class Parameter {
     wholeShape: Shape,
     kind: ParamKind,
     init: Init,
-    { shard = null, sumGrad = false }: ParameterLayout = {},
+    { shard = null, sumGrad = false, tied = null }: ParameterLayout = {},
   ) {
     const { backend, recipe } = context;
     const format = recipe[kind];
@@ -79,6 +83,7 @@ export class Parameter {
     this.wholeShape = wholeShape;
     this.shard = shard;
     this.sumGrad = sumGrad;
+    this.tied = tied;
     this.format = format;
     this.backend = backend;
     this.decay = kind !== 'vector';

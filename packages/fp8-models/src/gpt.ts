@@ -181,9 +181,9 @@ export class Gpt extends Module {
     this.part = part;
     this.context = context;
     this.act = context.recipe.act;
-    const table = (name: string, rows: number): Parameter =>
-      new Parameter(context, name, [rows, c.hiddenSize], 'embedding', { std: 0.02 });
-    this.wte = part.first ? table('wte.weight', c.vocabSize) : null;
+    const table = (name: string, rows: number, tied: 'first' | 'last' | null = null): Parameter =>
+      new Parameter(context, name, [rows, c.hiddenSize], 'embedding', { std: 0.02 }, { tied });
+    this.wte = part.first ? table('wte.weight', c.vocabSize, c.tied && !part.last ? 'first' : null) : null;
     this.wpe = part.first && c.position === 'learned' ? table('wpe.weight', c.maxSeqLen) : null;
     const [begin, end] = part.layers;
     for (let i = begin; i < end; i++) this.layers.push(new Block(context, `h.${i}`, c));
@@ -192,10 +192,10 @@ export class Gpt extends Module {
   }
 
   /** A tied head is the embedding; where that lies on another rank, a copy of it that both ranks keep equal. */
-  private makeHead(table: (name: string, rows: number) => Parameter): Parameter {
+  private makeHead(table: (name: string, rows: number, tied?: 'last') => Parameter): Parameter {
     const { tied, vocabSize } = this.config;
     if (!tied) return table('head.weight', vocabSize);
-    return this.wte ?? table('wte.weight', vocabSize);
+    return this.wte ?? table('wte.weight', vocabSize, 'last');
   }
 
   /**

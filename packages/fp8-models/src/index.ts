@@ -4,3 +4,4 @@ export { hash32, uniform } from './random.ts';
 export * from './config.ts';
 export * from './gpt.ts';
 export * from './parts.ts';
+export * from './pipelined.ts';

@@ -3,6 +3,7 @@ export * from './data/index.ts';
 export * from './files/index.ts';
 export * from './format.ts';
 export * from './generate.ts';
+export * from './layout.ts';
 export * from './load.ts';
 export * from './progress.ts';
 export * from './ranks.ts';

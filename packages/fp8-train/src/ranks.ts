@@ -1,6 +1,8 @@
 import { join } from 'node:path';
-import { UserError } from 'fp8-core';
-import { type Communicator, initializeModelParallel, maxNumbers, Mesh, readEnvironment } from 'fp8-dist';
+import { type Module, sizeOf, UserError } from 'fp8-core';
+import { type Communicator, initializeModelParallel, maxNumbers, Mesh, readEnvironment, sumNumbers } from 'fp8-dist';
+import { checkWorld } from './layout.ts';
+import type { RunConfig } from './run_config.ts';
 
 /** Thrown on ranks that stop because another one failed; that one has the reason. */
 export class OtherRankFailed extends UserError {
@@ -22,13 +24,10 @@ export class Ranks {
   }
 
   /** Lays the ranks of a job out. @throws UserError with the equation if the world does not divide */
-  static of(comm: Communicator, { dp }: { dp: number | null }): Ranks {
-    const mesh = initializeModelParallel(comm);
-    if (dp !== null && dp !== mesh.dp.size)
-      throw new UserError(
-        `world size ${comm.size} = dp ${mesh.dp.size}, not dp ${dp}; run ${dp} ranks or leave --dp out`,
-      );
-    return new Ranks(mesh, comm);
+  static of(comm: Communicator, config: RunConfig): Ranks {
+    checkWorld(comm.size, config);
+    const { tp: tensor, pp: pipeline, virtual: virtualPipeline } = config;
+    return new Ranks(initializeModelParallel(comm, { tensor, pipeline, virtualPipeline }), comm);
   }
 
   /** The rank that prints and writes. */
@@ -82,6 +81,12 @@ export class Ranks {
   firstThenOthers<T>(make: () => T): T {
     const early = this.together(() => (this.isFirst ? make() : null));
     return this.together(() => early ?? make());
+  }
+
+  /** Parameters of the whole model, each once. */
+  countParameters(model: Module): number {
+    const own = model.parameters().reduce((sum, p) => (p.tied === 'last' ? sum : sum + sizeOf(p.wholeShape)), 0);
+    return sumNumbers(this.mesh.pp, [own])[0];
   }
 
   /** Tells the other ranks how far this one is, for their messages. */

@@ -1,11 +1,12 @@
 // A training run from configuration to summary. Everything a person or a script sees is an event; nothing is printed here.
-import { ledger, modelContext, recipeNamed, UserError } from 'fp8-core';
+import { ledger, type ModelContext, modelContext, recipeNamed, UserError } from 'fp8-core';
 import { DataParallel } from 'fp8-dist';
-import { checkConfig, countParameters, Gpt, type GptConfig, presetNamed, tokenizerFromJson } from 'fp8-models';
+import { checkConfig, Gpt, type GptConfig, PipelinedGpt, presetNamed, tokenizerFromJson } from 'fp8-models';
 import { AdamW, constant, cosine, type Schedule, wsd } from 'fp8-optim';
 import { backendFor } from './backend.ts';
 import { evalBatches, Sampler } from './data/index.ts';
 import type { Checkpoint } from './files/index.ts';
+import { checkLayout } from './layout.ts';
 import { Ranks } from './ranks.ts';
 import { openResumed, restoreRun, RunSaver } from './run_checkpoints.ts';
 import { checkRunConfig, type RunConfig } from './run_config.ts';
@@ -33,6 +34,7 @@ export async function runTraining(
   const config = checkRunConfig(partial);
   const model = modelConfigOf(config);
   const seqLen = config.seq ?? model.maxSeqLen;
+  checkLayout(config, model);
   if (seqLen > model.maxSeqLen) throw new UserError(`seq ${seqLen} exceeds the model's ${model.maxSeqLen} positions`);
   const backend = backendFor(config.device);
   const resumed = config.out !== null && config.resume ? openResumed(config.out, ranks, on) : null;
@@ -81,12 +83,12 @@ async function train({
   signal,
   ranks,
 }: Job): Promise<RunSummary> {
-  const { steps, batch, gradAccum, recompute } = config;
+  const { steps, batch, gradAccum, recompute, fp8Pipeline } = config;
   ledger.resetPeak();
-  const model = new Gpt(modelContext(backend, recipeNamed(config.recipe), config.seed), modelConfig);
+  const model = buildModel(modelContext(backend, recipeNamed(config.recipe), config.seed), modelConfig, config, ranks);
   const parallel = new DataParallel(model.parameters(), ranks.mesh, { zero: config.zero });
   const optimizer = new AdamW(model.parameters(), config, parallel);
-  const trainer = new Trainer(model, optimizer, { batch, seq: seqLen, gradAccum, recompute }, parallel);
+  const trainer = new Trainer(model, optimizer, { batch, seq: seqLen, gradAccum, recompute, fp8Pipeline }, parallel);
   const { dp } = ranks.mesh;
   const share = { seqLen, rank: dp.rank, worldSize: dp.size };
   const sampler = new Sampler(data.train, { ...share, seed: config.seed });
@@ -95,7 +97,7 @@ async function train({
   const saver = new RunSaver(ranks, config, modelConfig, data.tokenizer);
   backend.trim();
   const schedule = scheduleOf(config);
-  const params = countParameters(model);
+  const params = ranks.countParameters(model);
   on({
     type: 'start',
     recipe: config.recipe,
@@ -169,6 +171,18 @@ async function train({
     model.context.scaling.release();
     backend.trim();
   }
+}
+
+/** What this rank holds of the model. @throws UserError if the layers do not go on the stages */
+function buildModel(
+  context: ModelContext,
+  model: GptConfig,
+  { layout }: RunConfig,
+  { mesh }: Ranks,
+): Gpt | PipelinedGpt {
+  const { pp, virtualPipeline: virtual } = mesh;
+  if (pp.size === 1) return new Gpt(context, model);
+  return new PipelinedGpt(context, model, { rank: pp.rank, stages: pp.size, virtual, layout });
 }
 
 const perSecond = (s: TrainStep): number => (s.tokens / s.stepMs) * 1000;

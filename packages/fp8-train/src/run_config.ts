@@ -1,5 +1,5 @@
 import { recipes, UserError } from 'fp8-core';
-import { type GptConfig, presets } from 'fp8-models';
+import { type GptConfig, presets, type Recompute } from 'fp8-models';
 import type { Device } from './backend.ts';
 
 /** A training run as a value: what a `.ts` run file exports, what the command line fills in, what a checkpoint records. */
@@ -42,7 +42,20 @@ export interface RunConfig {
   saveEvery: number;
   /** Newest checkpoints kept. */
   keep: number;
-  recompute: boolean;
+  /** Recompute activations in backward: true (or `full`) whole layers, else the attention or MLP half of each. */
+  recompute: boolean | Recompute;
+  /** Tensor-parallel ranks: they share each layer. */
+  tp: number;
+  /** Sequence parallelism on the tensor-parallel ranks: norms, dropout and residuals on a part of the sequence each. */
+  sp: boolean;
+  /** Pipeline stages: they share the layers among them. */
+  pp: number;
+  /** Chunks of the model a stage holds; above 1 the schedule is interleaved. */
+  virtual: number;
+  /** Layers of each place of the pipeline (stages x chunks, in the order of the layers); null: balanced. */
+  layout: readonly number[] | null;
+  /** Between stages, activations in e4m3 and their gradients in e5m2. */
+  fp8Pipeline: boolean;
   /** Data-parallel ranks, each with its own micro-batches; null: all that there are. */
   dp: number | null;
   /** ZeRO: 0 keeps the optimizer whole on each rank, 1 shards its states, 2 the gradients too. */
@@ -75,6 +88,12 @@ export const defaultRun: RunConfig = {
   saveEvery: 0,
   keep: 2,
   recompute: false,
+  tp: 1,
+  sp: false,
+  pp: 1,
+  virtual: 1,
+  layout: null,
+  fp8Pipeline: false,
   dp: null,
   zero: 0,
 };
@@ -92,6 +111,9 @@ const rules: Rule[] = [
   ['evalBatches', count, 'a whole number >= 1'],
   ['saveEvery', countOrZero, 'a whole number >= 0'],
   ['keep', count, 'a whole number >= 1'],
+  ['tp', count, 'a whole number >= 1'],
+  ['pp', count, 'a whole number >= 1'],
+  ['virtual', count, 'a whole number >= 1'],
   ['zero', (v) => v === 0 || v === 1 || v === 2, '0, 1 or 2'],
   ['warmupSteps', countOrZero, 'a whole number >= 0'],
   ['seed', (v) => Number.isSafeInteger(v) && v >= 0, 'a whole number from 0 to 2^53 - 1'],
@@ -124,6 +146,10 @@ export function checkRunConfig(partial: Partial<RunConfig>): RunConfig {
     if (value !== null && !count(value))
       throw new UserError(`run config: ${key} is ${value}; need a whole number >= 1`);
   }
+  if (config.layout !== null && !(Array.isArray(config.layout) && config.layout.every(countOrZero)))
+    throw new UserError(`run config: layout is ${String(config.layout)}; need whole numbers of layers, or null`);
+  if (![true, false, 'full', 'attention', 'mlp'].includes(config.recompute))
+    throw new UserError(`run config: recompute is ${config.recompute}; need true, false, full, attention or mlp`);
   if (!Object.hasOwn(recipes, config.recipe)) {
     throw new UserError(`recipe "${config.recipe}" is unknown; there are ${Object.keys(recipes).join(', ')}`);
   }

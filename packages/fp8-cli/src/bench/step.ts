@@ -127,6 +127,7 @@ export function measureStep(options: StepOptions): StepResult {
     phases: {
       forward: phase('forward'),
       backward: phase('backward'),
+      pipeline: phase('pipeline'),
       exchange: phase('exchange'),
       optimizer: phase('optimizer'),
       other: phase('other'),

@@ -18,7 +18,7 @@ export interface BenchStepOptions {
   batch?: number;
   seq?: number;
   gradAccum: number;
-  recompute?: boolean;
+  recompute?: boolean | 'full' | 'attention' | 'mlp';
   steps: number;
   warmup: number;
   top: number;

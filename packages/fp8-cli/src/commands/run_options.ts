@@ -1,7 +1,7 @@
 // Options that describe a run, shared by `train` and `compare`. Defaults live in fp8-train's defaultRun; an option that was
 // not given stays undefined, so that a run file keeps its say.
 import { type Command, Option } from 'commander';
-import { between, count, countOrZero, zeroStage } from '../numbers.ts';
+import { between, count, countOrZero, counts, zeroStage } from '../numbers.ts';
 
 export interface RunOptions {
   data?: string;
@@ -17,7 +17,7 @@ export interface RunOptions {
   warmup?: number;
   seed?: number;
   dropout?: number;
-  recompute?: boolean;
+  recompute?: true | 'full' | 'attention' | 'mlp';
   evalEvery?: number;
   evalBatches?: number;
   out?: string;
@@ -28,6 +28,9 @@ export interface RunOptions {
   nproc?: number;
   tp?: number;
   pp?: number;
+  virtual?: number;
+  layout?: number[];
+  fp8Pipeline?: boolean;
   dp?: number;
   sp?: boolean;
   zero?: 0 | 1 | 2 | true;
@@ -60,7 +63,12 @@ export function addRunOptions(command: Command): Command {
     .option('--warmup <n>', 'steps of linear warm-up (default: 20)', countOrZero)
     .option('--seed <n>', 'weights, data order, dropout (default: 1337)', countOrZero)
     .option('--dropout <x>', "rate of dropout (default: the model's)", between(0, 1))
-    .option('--recompute', 'recompute activations in the backward pass: less memory, more time')
+    .addOption(
+      new Option(
+        '--recompute [what]',
+        'recompute activations in the backward pass: less memory, more time (default: full)',
+      ).choices(['full', 'attention', 'mlp']),
+    )
     .option('--set <key=value>', 'any field of the run, or model.FIELD (repeatable)', collect)
     .optionsGroup('Evaluation and output:')
     .option('--eval-every <n>', 'steps between evaluations; 0: at the end only (default: 100)', countOrZero)
@@ -72,7 +80,10 @@ export function addRunOptions(command: Command): Command {
     .optionsGroup('Parallelism:')
     .option('--nproc <n>', 'ranks to start on this machine (default: as many as the layout needs)', count)
     .option('--tp <n>', 'tensor-parallel ranks (not yet)', count)
-    .option('--pp <n>', 'pipeline stages (not yet)', count)
+    .option('--pp <n>', 'pipeline stages; --grad-accum says how many micro-batches fill them', count)
+    .option('--virtual <n>', 'model chunks a stage, interleaved: less idle time, more messages (default: 1)', count)
+    .option('--layout <counts>', 'layers of each stage (and chunk), for example 4,4,3,1 (default: balanced)', counts)
+    .option('--fp8-pipeline', 'FP8 between stages: activations e4m3, their gradients e5m2')
     .option('--dp <n>', 'data-parallel ranks, each with its own micro-batches (default: all)', count)
     .option('--sp', 'sequence parallelism (not yet)')
     .option(

@@ -5,6 +5,7 @@ import { readEnvironment } from 'fp8-dist';
 import type { RunOptions } from '../commands/run_options.ts';
 import { unknownWord } from '../suggest.ts';
 import {
+  checkLayout,
   checkRunConfig,
   defaultRun,
   type GptConfig,
@@ -37,7 +38,7 @@ export async function resolveRun(
   for (const text of options.set ?? []) set(run, text);
   if (options.dropout !== undefined) modelOf(run).dropout = options.dropout;
   const config = checkRunConfig(run);
-  modelConfigOf(config);
+  checkLayout(config, modelConfigOf(config));
   return { config, name };
 }
 
@@ -48,7 +49,8 @@ async function baseOf(
   const saved = resume && out !== undefined ? join(out, 'config.json') : undefined;
   const resumed = saved !== undefined && existsSync(saved) ? await loadRunFile(saved) : {};
   // A layout belongs to the start, not to the run: any other may go on.
-  if (nproc !== undefined || readEnvironment().launchedBy !== 'none') delete resumed.dp;
+  if (nproc !== undefined || readEnvironment().launchedBy !== 'none')
+    for (const key of ['dp', 'tp', 'pp', 'sp', 'virtual', 'layout'] as const) delete resumed[key];
   if (model === undefined) return resumed;
   return isRunFile(model) ? { ...resumed, ...(await loadRunFile(model)) } : { ...resumed, model };
 }
@@ -57,6 +59,7 @@ function fromFlags(options: RunOptions & { recipe?: string; resume?: boolean }):
   const { data, tokenizer, valFraction, device, recipe, steps, batch, gradAccum, seq, lr, schedule, seed } = options;
   const given: Partial<RunConfig> = { data, tokenizer, valFraction, device, recipe, steps, batch, gradAccum, seq, lr };
   const { warmup, recompute, evalEvery, evalBatches, out, resume, saveEvery, keep, dp, zero } = options;
+  const { tp, sp, pp, virtual, layout, fp8Pipeline } = options;
   Object.assign(given, {
     schedule,
     seed,
@@ -67,6 +70,12 @@ function fromFlags(options: RunOptions & { recipe?: string; resume?: boolean }):
     out,
     saveEvery,
     keep,
+    tp,
+    sp,
+    pp,
+    virtual,
+    layout,
+    fp8Pipeline,
     dp,
     zero: zero === true ? 1 : zero,
   });
@@ -75,12 +84,9 @@ function fromFlags(options: RunOptions & { recipe?: string; resume?: boolean }):
 }
 
 /** What the design has and this build does not have yet is refused, never ignored. */
-function checkParallel(options: RunOptions): void {
-  for (const flag of ['tp', 'pp'] as const) {
-    const value = options[flag] ?? 1;
-    if (value !== 1) throw new UserError(`--${flag} ${value}: this build trains by data parallelism; use --${flag} 1`);
-  }
-  if (options.sp) throw new UserError('--sp: this build trains by data parallelism; leave --sp out');
+function checkParallel({ tp = 1, sp }: RunOptions): void {
+  if (tp !== 1) throw new UserError(`--tp ${tp}: tensor parallelism comes next; use --tp 1`);
+  if (sp) throw new UserError('--sp: sequence parallelism comes next; leave --sp out');
 }
 
 function checkKeys(run: object, where: string): void {
@@ -131,6 +137,12 @@ function parseLike(example: unknown, text: string, key: string): unknown {
   const fail = (need: string): never => {
     throw new UserError(`--set ${key}=${text}: need ${need}`);
   };
+  if (key === 'layout' && text !== 'null')
+    return text
+      .replace(/^\[|\]$/g, '')
+      .split(',')
+      .map(Number);
+  if (key === 'recompute' && ['full', 'attention', 'mlp'].includes(text)) return text;
   if (typeof example === 'boolean') return text === 'true' ? true : text === 'false' ? false : fail('true or false');
   if (typeof example === 'number') return numberOf(text) ?? fail('a number');
   if (Array.isArray(example)) {

@@ -25,7 +25,7 @@ export async function train(
   const run = await resolveRun(model, options);
   const world = worldOf(run.config, options);
   if (world.size > 1 && !world.isRank) return startRanks(world.size, args, run.config.out);
-  run.config.dp = world.size > 1 ? world.size : null;
+  run.config.dp = world.size > 1 ? world.size / (run.config.tp * run.config.pp) : null;
   return withRanks(world, run.config, (ranks) =>
     ranks.isFirst ? trainAndShow(run, options, ranks) : trainAlong(run, ranks),
   );

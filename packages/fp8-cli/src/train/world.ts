@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { type Communicator, type Environment, init, launch, readEnvironment } from 'fp8-dist';
 import type { RunOptions } from '../commands/run_options.ts';
 import { note } from '../output.ts';
-import { Ranks, type RunConfig, UserError } from './fp8.ts';
+import { checkWorld, Ranks, ranksNeeded, type RunConfig, UserError } from './fp8.ts';
 
 export interface World {
   size: number;
@@ -17,16 +17,15 @@ export interface World {
  * @throws UserError with the equation if the layout does not fill the world
  */
 export function worldOf(
-  { dp }: Pick<RunConfig, 'dp'>,
+  config: RunConfig,
   { nproc, zero }: Pick<RunOptions, 'nproc' | 'zero'>,
   environment: Environment = readEnvironment(),
 ): World {
   const isRank = environment.launchedBy !== 'none';
-  const size = isRank ? environment.worldSize : (nproc ?? dp ?? 1);
+  const size = isRank ? environment.worldSize : (nproc ?? ranksNeeded(config));
   if (isRank && nproc !== undefined && nproc !== size)
     throw new UserError(`--nproc ${nproc}: this process is one of ${size} ranks already; leave --nproc out`);
-  if (dp !== null && dp !== size)
-    throw new UserError(`world size ${size} = dp ${size}, not dp ${dp}; use --nproc ${dp}, or leave --dp out`);
+  checkWorld(size, config);
   if (zero && size === 1)
     throw new UserError('--zero: there is one rank, so nothing can be sharded; use --nproc 2 or more');
   return { size, isRank };

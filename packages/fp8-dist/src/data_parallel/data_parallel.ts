@@ -1,9 +1,9 @@
 // Data parallelism: ranks hold the same weights, see other sequences, and step with the mean of their gradients.
 //
-//   begin()     before the last micro-batch of a step
-//   afterOp()   during its backward: sends each bucket off as soon as its gradients are complete, in one order on all ranks,
-//               while backward goes on
-//   finish()    after it: waits until the gradients are the means
+//   begin()     before the first micro-batch of a step
+//   afterOp()   during backwards: sends each bucket off as soon as its gradients are complete, in one order on all ranks, while
+//               backward goes on
+//   finish()    after the last: waits until the gradients are the means, then sums what several ranks of a model share
 //
 // Then AdamW steps, with this object as its exchange. Without ZeRO every rank updates every parameter, from the same bits to the
 // same bits. FP8 gradients travel as they are stored, one byte an element: shared scale = minimum of the ranks', division by the
@@ -15,6 +15,7 @@
 import type { Parameter, Tensor } from 'fp8-core';
 import type { OptimizerExchange } from 'fp8-optim';
 import type { Mesh } from '../mesh.ts';
+import { sumNumbers } from '../numbers.ts';
 import { Bucket, cutIntoBuckets } from './bucket.ts';
 import { placeWhole } from './placement.ts';
 import { publishWeights } from './zero.ts';
@@ -33,9 +34,8 @@ export class DataParallel implements OptimizerExchange {
   /** Rank in the data group that owns each parameter; without ZeRO the one that measures its gradient. */
   private readonly owners: ReadonlyMap<Parameter, number>;
   private readonly buckets: readonly Bucket[];
-  /** How often a micro-batch asks for each gradient; learned in the first step. */
+  /** How often a step asks for each gradient, whatever the order of its micro-batches; learned in the first step. */
   private uses: ReadonlyMap<Parameter, number> | null = null;
-  private usesBefore: ReadonlyMap<Parameter, number> = new Map();
   private nextBucket = 0;
   private oldestBucket = 0;
 
@@ -46,7 +46,8 @@ export class DataParallel implements OptimizerExchange {
     this.mesh = mesh;
     this.zero = dp.size === 1 ? 0 : zero;
     this.parameters = parameters;
-    const owners = placeWhole(parameters.map(stateBytes), dp.size);
+    // Both copies of a tied weight must have one owner, for their gradients meet there.
+    const owners = placeWhole(parameters.map(stateBytes), dp.size, (i) => parameters[i].tied !== null);
     this.owners = new Map(parameters.map((p, i) => [p, owners[i]]));
     const ownerOf = this.zero ? this.ownerOf : null;
     this.buckets =
@@ -63,8 +64,6 @@ export class DataParallel implements OptimizerExchange {
   // --- a step ------------------------------------------------------------------------------------------------------------------
 
   begin(): void {
-    if (this.buckets.length === 0) return;
-    this.usesBefore = this.countUses();
     this.nextBucket = 0;
     this.oldestBucket = 0;
   }
@@ -75,10 +74,7 @@ export class DataParallel implements OptimizerExchange {
     if (!uses) return;
     while (this.nextBucket < this.buckets.length) {
       const bucket = this.buckets[this.nextBucket];
-      const isComplete = bucket.parameters.every(
-        (p) => p.gradUses - (this.usesBefore.get(p) as number) >= (uses.get(p) as number),
-      );
-      if (!isComplete) break;
+      if (!bucket.parameters.every((p) => p.gradUses >= (uses.get(p) as number))) break;
       bucket.start();
       this.nextBucket++;
     }
@@ -88,12 +84,29 @@ export class DataParallel implements OptimizerExchange {
   };
 
   finish(): void {
-    if (this.buckets.length === 0) return;
-    const used = new Map(this.parameters.map((p) => [p, p.gradUses - (this.usesBefore.get(p) as number)]));
+    const used = new Map(this.parameters.map((p) => [p, p.gradUses]));
     if (this.uses) this.checkUses(used);
     this.uses = used;
     for (; this.nextBucket < this.buckets.length; this.nextBucket++) this.buckets[this.nextBucket].start();
     while (this.oldestBucket < this.buckets.length) this.finishBucket();
+    this.sumShared();
+  }
+
+  /**
+   * Megatron's order: what every tensor-parallel rank holds but sees only a part of (under sequence parallelism), in one exchange;
+   * then the two copies of a tied embedding.
+   */
+  private sumShared(): void {
+    const { tp, embedding } = this.mesh;
+    const gradients = (which: (p: Parameter) => boolean): Tensor[] =>
+      this.parameters.flatMap((p) => (which(p) && this.owns(p) && p.grad ? [p.grad] : []));
+    if (tp.size > 1) {
+      const shared = gradients((p) => p.sumGrad);
+      for (const dtype of new Set(shared.map((g) => g.dtype)))
+        tp.allReduce(shared.filter((g) => g.dtype === dtype)).wait();
+    }
+    const tied = gradients((p) => p.tied !== null);
+    if (embedding && tied.length) embedding.allReduce(tied).wait();
   }
 
   private finishBucket(): void {
@@ -103,16 +116,12 @@ export class DataParallel implements OptimizerExchange {
     for (const p of bucket.parameters) if (!this.owns(p)) p.releaseGrad();
   }
 
-  private countUses(): Map<Parameter, number> {
-    return new Map(this.parameters.map((p) => [p, p.gradUses]));
-  }
-
   /** A gradient that was added to after it had been sent would be wrong without a word. */
   private checkUses(used: ReadonlyMap<Parameter, number>): void {
     for (const [p, n] of this.uses as ReadonlyMap<Parameter, number>) {
       if (used.get(p) === n) continue;
       throw new Error(
-        `internal: data parallelism: ${p.name} was used ${used.get(p)} times in this step's last micro-batch, ${n} times before; every micro-batch must run the same ops`,
+        `internal: data parallelism: ${p.name} was used ${used.get(p)} times in this step, ${n} times before; every step must run the same ops`,
       );
     }
   }
@@ -123,12 +132,23 @@ export class DataParallel implements OptimizerExchange {
     return this.zero === 0 || this.ownerOf(p) === this.mesh.dp.rank;
   }
 
+  /** Once in the job: on the owner; what all tensor-parallel ranks hold on the first of them; of a tied weight the first copy. */
   measures(p: Parameter): boolean {
-    return this.ownerOf(p) === this.mesh.dp.rank;
+    if (this.ownerOf(p) !== this.mesh.dp.rank || p.tied === 'last') return false;
+    return p.shard !== null || this.mesh.tp.rank === 0;
   }
 
   sum(sums: Tensor): void {
-    this.mesh.dp.allReduce(sums).wait();
+    const { dp, model } = this.mesh;
+    dp.allReduce(sums).wait();
+    if (model.size === 1) return;
+    // Ranks of a model hold other parameters; what they have in common is the total.
+    const values = new Float32Array(sums.size);
+    sums.backend.read(sums.handle, new Uint8Array(values.buffer));
+    const [total] = sumNumbers(model, [values.reduce((a, b) => a + b, 0)]);
+    values.fill(0);
+    values[0] = total;
+    sums.backend.write(sums.handle, new Uint8Array(values.buffer));
   }
 
   publish(): void {

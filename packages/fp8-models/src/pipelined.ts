@@ -1,0 +1,43 @@
+// A model on a pipeline, as one rank sees it: the parts at its places, v of them with virtual stages.
+import { type ModelContext, Module, type Tensor } from 'fp8-core';
+import type { GptConfig } from './config.ts';
+import { Gpt } from './gpt.ts';
+import { pipelineParts } from './parts.ts';
+
+/** Where a rank stands in a pipeline. */
+export interface PipelinePosition {
+  rank: number;
+  /** Ranks of the pipeline. */
+  stages: number;
+  /** Chunks a rank; chunk c of a rank is place c * stages + rank. */
+  virtual?: number;
+  /** Layers of each place; balanced by default. */
+  layout?: readonly number[] | null;
+}
+
+export class PipelinedGpt extends Module {
+  readonly context: ModelContext;
+  readonly config: GptConfig;
+  /** In the order a micro-batch visits them. */
+  readonly chunks: readonly Gpt[];
+
+  /** @throws UserError if the layers do not go on the places */
+  constructor(context: ModelContext, config: GptConfig, position: PipelinePosition) {
+    super();
+    const { rank, stages, virtual = 1, layout = null } = position;
+    const parts = pipelineParts(config, stages * virtual, layout);
+    this.context = context;
+    this.config = config;
+    this.chunks = Array.from({ length: virtual }, (_, c) => new Gpt(context, config, parts[c * stages + rank]));
+  }
+
+  /** Shape of the hidden states that go from place to place. */
+  boundaryShape(seq: number, batch: number): number[] {
+    return [seq, batch, this.config.hiddenSize];
+  }
+
+  /** For whole models; the trainer runs `chunks`. */
+  loss(): Tensor {
+    throw new Error('internal: a rank of a pipeline has no loss of its own; run its chunks');
+  }
+}
