@@ -134,7 +134,7 @@ describe('train --nproc', () => {
 });
 
 describe('train --pp', () => {
-  const layers = ['--set', 'model.numLayers=4', '--grad-accum', '4', '--recipe', 'fp32'];
+  const layers = [tiny, '--set', 'model.numLayers=4', '--grad-accum', '4', '--recipe', 'fp32'];
 
   test('stages, chunks, data-parallel pipelines and recomputation learn what 1 rank learns, within 1e-5', async () => {
     const one = await run(...layers);
@@ -151,7 +151,7 @@ describe('train --pp', () => {
 
   test('a layout that does not fit is one line with the numbers', async () => {
     const refused = async (...args: string[]): Promise<string> => {
-      const { code, stderr } = await fp8lm('train', tiny, ...layers, ...args);
+      const { code, stderr } = await fp8lm('train', ...layers, ...args);
       expect(code).toBe(2);
       return stderr;
     };

@@ -216,7 +216,7 @@ describe('bench', () => {
       phases: Record<string, number>;
       tokensPerSecond: number;
     }[];
-    expect(Object.keys(phases)).toEqual(['forward', 'backward', 'exchange', 'optimizer', 'other']);
+    expect(Object.keys(phases)).toEqual(['forward', 'backward', 'pipeline', 'exchange', 'optimizer', 'other']);
     expect(Object.values(phases).reduce((a, b) => a + b)).toBeCloseTo(stepMs, 6);
     expect(tokensPerSecond).toBeCloseTo(8000 / stepMs, 6);
   });
