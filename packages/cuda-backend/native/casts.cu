@@ -1,0 +1,219 @@
+// fill, cast, quantize, quantize_rows, accumulate_fp8, amax, and the bookkeeping of scales. Bit-exact.
+#include "../../fp8-kernels/native/kernels.gen.h"
+#include "../../fp8-kernels/native/philox.h"
+#include "columns.h"
+#include "map.h"
+
+namespace fp8lm {
+
+namespace {
+
+template <class C> __global__ void __launch_bounds__(kThreads) fillKernel(Ptr<C> y, C value, int64_t n) {
+  const int64_t stride = int64_t(gridDim.x) * blockDim.x;
+  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += stride) y[i] = value;
+}
+
+template <DType Y> __global__ void __launch_bounds__(kThreads) fillScaledKernel(Ptr<Code<Y>> y, Ptr<float> block, float max, float x, int64_t n) {
+  const float scale = block[kScale], t = math::mul(x, scale);
+  const Code<Y> code = Form<Y>::encode(t);
+  const int64_t stride = int64_t(gridDim.x) * blockDim.x;
+  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += stride) y[i] = code;
+  if (blockIdx.x > 0 || threadIdx.x > 0) return;
+  block[kScaleInv] = math::div(1.0f, scale);
+  block[kAmax] = fabsf(x);
+  block[kSaturated] = fabsf(t) > max ? float(n) : 0.0f;
+}
+
+template <DType Y> __device__ __forceinline__ Code<Y> encodeStochastic(float t, uint32_t word) {
+  if constexpr (Y == DType::e4m3) return encodeE4M3Stochastic(t, word);
+  else if constexpr (Y == DType::e5m2) return encodeE5M2Stochastic(t, word);
+  else {
+    const uint32_t u = bitsOf(t), abs = u & 0x7fffffffu, sign = (u >> 16) & 0x8000u;
+    if (abs > 0x7f800000u) return uint16_t(sign | 0x7e00u);
+    const uint32_t code = abs >= 0x7f000000u ? 0x7c00u : roundMagnitudeStochastic<10, 15>(abs, word);
+    return uint16_t(sign | (code > 0x7bffu ? 0x7bffu : code));
+  }
+}
+
+/// The values of one tensor, rounded at random.
+template <DType X> struct Stochastic : Plain<X> {
+  PhiloxKey key;
+  mutable uint32_t words[kGroup];
+  Stochastic(const Tensor& t, int64_t random) : Plain<X>(t), key(philoxKey(uint64_t(random))), words{} {}
+  __device__ __forceinline__ void load(int64_t i, int count, float v[kGroup]) const {
+    Plain<X>::load(i, count, v);
+#pragma unroll
+    for (int k = 0; k < kGroup; k += 4) {
+      const PhiloxWords w = philox(key, uint64_t(i + k) >> 2, kRoundingStream);
+#pragma unroll
+      for (int q = 0; q < 4; q++) words[k + q] = w.w[q];
+    }
+  }
+  template <DType Y> __device__ __forceinline__ Code<Y> encode(Of<Y>, float t, int k) const { return encodeStochastic<Y>(t, words[k]); }
+};
+
+/// y + x, for accumulate_fp8.
+template <DType Y, DType X> struct Accumulated : NearestEven {
+  Input<Y> y;
+  Input<X> x;
+  float inv = 1.0f;
+  Accumulated(const Tensor& y_, const Tensor& x_) : y(input<Y>(y_, "y")), x(input<X>(x_, "x")) {}
+  __device__ __forceinline__ void prepare() { inv = y.inv(); }
+  __device__ __forceinline__ void load(int64_t i, int count, float v[kGroup]) const {
+    float add[kGroup];
+    y.load(i, count, inv, v);
+    x.load(i, count, 1.0f, add);
+#pragma unroll
+    for (int k = 0; k < kGroup; k++) v[k] = math::add(v[k], add[k]);
+  }
+};
+
+template <DType X> __global__ void __launch_bounds__(kThreads) amaxKernel(Ptr<float> y, Plain<X> source, Ptr<unsigned> words, int64_t n) {
+  source.prepare();
+  unsigned largest = 0;
+  const int64_t stride = int64_t(gridDim.x) * blockDim.x * kGroup;
+  for (int64_t i = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * kGroup; i < n; i += stride) {
+    const int count = n - i < kGroup ? int(n - i) : kGroup;
+    float v[kGroup];
+    source.load(i, count, v);
+#pragma unroll
+    for (int k = 0; k < kGroup; k++) {
+      const unsigned m = magnitude(v[k]);
+      if (m > largest) largest = m;
+    }
+  }
+  largest = blockReduce<Reduce::max>(largest);
+  if (threadIdx.x == 0 && largest) atomicMaxAt(words, kAmaxWord, largest);
+  if (lastBlock(words + kTicket) && threadIdx.x == 0) {
+    y[0] = amaxOf(fromOtherBlocks(words, kAmaxWord));
+    words[kAmaxWord] = 0u;
+  }
+}
+
+__global__ void windowUpdateKernel(Ptr<float> windows, int64_t count, float max) {
+  const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= count) return;
+  const Ptr<float> w = windows + i * kWindowBlock;
+  float a = w[kWindowAmax];
+  const bool bad = magnitude(a) >= 0x7f800000u;
+  if (bad) a = 0.0f;
+  float largest = a;
+  for (int k = 0; k < kWindow - 1; k++) {
+    const float h = w[kWindowHistory + k];
+    largest = h > largest ? h : largest;
+  }
+  const float scale = w[kWindowScale];
+  w[kWindowScale] = scaleFor(largest, max, scale > 0.0f ? scale : 1.0f);
+  for (int k = kWindow - 2; k > 0; k--) w[kWindowHistory + k] = float(w[kWindowHistory + k - 1]);
+  w[kWindowHistory] = a;
+  const float steps = w[kWindowCount];
+  w[kWindowCount] = bad ? 0.0f : steps + 1.0f < float(kWindow) ? steps + 1.0f : float(kWindow);
+  w[kWindowAmax] = 0.0f;
+}
+
+__global__ void __launch_bounds__(kThreads) muUpdateKernel(Ptr<float> mu, Ptr<const uint8_t> x, bool aligned, Ptr<unsigned> words, int64_t n, unsigned code, double threshold, float growth) {
+  unsigned atMax = 0;
+  const int64_t stride = int64_t(gridDim.x) * blockDim.x * kGroup;
+  for (int64_t i = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * kGroup; i < n; i += stride) {
+    if (aligned && i + kGroup <= n) {
+      const Vec<uint8_t> v = loadVec(x, i);
+#pragma unroll
+      for (int k = 0; k < kGroup; k++) atMax += (v.v[k] & 0x7fu) == code ? 1u : 0u;
+    } else {
+      for (int k = 0; k < kGroup && i + k < n; k++) atMax += (unsigned(x[i + k]) & 0x7fu) == code ? 1u : 0u;
+    }
+  }
+  atMax = blockReduce<Reduce::sum>(atMax);
+  if (threadIdx.x == 0 && atMax) atomicAddAt(words, kSaturatedWord, atMax);
+  if (lastBlock(words + kTicket) && threadIdx.x == 0) {
+    const double share = n > 0 ? double(fromOtherBlocks(words, kSaturatedWord)) / double(n) : 0.0;
+    words[kSaturatedWord] = 0u;
+    mu[0] = n > 0 && share > threshold ? math::mul(mu[0], 0.5f) : math::mul(mu[0], growth);
+  }
+}
+
+void castTo(const char* name, const Tensor& y, const Tensor& x, const ScaleJob& job, int64_t n, int64_t random) {
+  withAny(x.dtype, [&](auto d) {
+    constexpr DType X = decltype(d)::value;
+    if (random && isScaledType(y.dtype)) map(name, y, Stochastic<X>(x, random), job, n);
+    else map(name, y, Plain<X>(x), job, n);
+  });
+}
+
+}  // namespace
+
+void fill(const Tensor& y, int64_t n, double value) {
+  const dim3 grid(blocksFor(n, kThreads * 4)), block(kThreads);
+  const float x = float(value);
+  switch (y.dtype) {
+    case DType::f32: return launch("fill", fillKernel<float>, grid, block, ptr<float>(y, "y"), x, n);
+    case DType::bf16: return launch("fill", fillKernel<uint16_t>, grid, block, ptr<uint16_t>(y, "y"), encodeBF16(x), n);
+    case DType::i32: return launch("fill", fillKernel<int32_t>, grid, block, ptr<int32_t>(y, "y"), int32_t(value), n);
+    default: break;
+  }
+  withOneOf<DType::f16, DType::e4m3, DType::e5m2>(y.dtype, [&](auto d) {
+    constexpr DType Y = decltype(d)::value;
+    launch("fill", fillScaledKernel<Y>, grid, block, ptr<Code<Y>>(y, "y"), scalePtr(y, "y's scale block"), maxOf(Y), x, n);
+  });
+}
+
+void cast(const Tensor& y, const Tensor& x, int64_t n, int64_t random) {
+  ScaleJob job = scaleJob(y);
+  job.keep = true;
+  castTo("cast", y, x, job, n, random);
+}
+
+void quantize(const Tensor& y, const Tensor& x, const Tensor& window, const Tensor& mu, const Tensor& known, int64_t n, int64_t random) {
+  ScaleJob job = scaleJob(y);
+  job.window = ptr<float>(window, "window");
+  job.mu = ptr<const float>(mu, "mu");
+  job.known = ptr<const float>(known, "known");
+  job.source = scalePtr(x, "x's scale block");
+  castTo("quantize", y, x, job, n, random);
+}
+
+void quantize_rows(const Tensor& y, const Tensor& sums, const Tensor& x, const Tensor& window, int64_t rows, int64_t dim, int64_t random) {
+  ScaleJob job = scaleJob(y);
+  job.window = ptr<float>(window, "window");
+  castTo("quantize_rows", y, x, job, rows * dim, random);
+  if (sums) column_sums(sums, x, rows, dim);
+}
+
+void column_sums(const Tensor& y, const Tensor& x, int64_t rows, int64_t dim) {
+  withAct(x.dtype, [&](auto d) {
+    constexpr DType X = decltype(d)::value;
+    addColumns<1>("column_sums", ColumnValues<X>{input<X>(x, "x")}, ptr<float>(y, "y"), nullptr, rows, dim);
+  });
+}
+
+void accumulate_fp8(const Tensor& y, const Tensor& x, const Tensor& mu, int64_t n) {
+  ScaleJob job = scaleJob(y);
+  job.mu = ptr<const float>(mu, "mu");
+  withFp8(y.dtype, [&](auto d) {
+    withAct(x.dtype, [&](auto e) {
+      constexpr DType Y = decltype(d)::value, X = decltype(e)::value;
+      const Accumulated<Y, X> source(y, x);
+      launch("accumulate_fp8", measureKernel<Accumulated<Y, X>>, groupBlocks(n), dim3(kThreads), source, job, n);
+      launch("accumulate_fp8", mapKernel<Y, Accumulated<Y, X>>, groupBlocks(n), dim3(kThreads), output<Y>(y, "y"), source, job, n);
+    });
+  });
+}
+
+void amax(const Tensor& y, const Tensor& x, int64_t n) {
+  withAny(x.dtype, [&](auto d) {
+    constexpr DType X = decltype(d)::value;
+    launch("amax", amaxKernel<X>, groupBlocks(n), dim3(kThreads), ptr<float>(y, "y"), Plain<X>(x), words(), n);
+  });
+}
+
+void window_update(const Tensor& windows, int64_t count, double max) {
+  if (count == 0) return;
+  launch("window_update", windowUpdateKernel, dim3(unsigned((count + 127) / 128)), dim3(128), ptr<float>(windows, "windows"), count, float(max));
+}
+
+void mu_update(const Tensor& mu, const Tensor& x, int64_t n, double threshold, double growth) {
+  launch("mu_update", muUpdateKernel, groupBlocks(n), dim3(kThreads), ptr<float>(mu, "mu"), ptr<const uint8_t>(x, "x"), isAligned(x), words(), n,
+         x.dtype == DType::e4m3 ? 0x7eu : 0x7bu, threshold, float(growth));
+}
+
+}  // namespace fp8lm

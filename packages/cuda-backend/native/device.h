@@ -1,0 +1,94 @@
+// What a kernel of this package is written against. Two builds share every .cu file:
+//
+//   nvcc        the names below are thin wrappers of CUDA's own
+//   FP8_SIM     sim/device.h: the same names on a simulated device, built by a host C++ compiler (see sim/sim.h)
+//
+//   Ptr<T>               a pointer into a tensor: T* on a device; in the simulator it knows the tensor's bounds and name
+//   ptr<T>(tensor, "x")  makes one, on the host; an absent tensor gives a null pointer
+//   FP8_SHARED(T, a, N)  an array of N in the block's shared memory, indexed a[i]
+//   launch(name, kernel, grid, block, args...)   queues a kernel on the backend's stream
+//   loadVec, storeVec    16 bytes at once, at an address that must be aligned to 16
+//   atomicMaxAt, atomicAddAt   on element i of a Ptr; float atomics are left out on purpose: their order, and so the last bit
+//                        of their sum, would change from run to run
+//   lastBlock(ticket)    true in all threads of the block that comes last: it sees what all others wrote
+//   mmaBf16              one tensor core product of a warp, 16 x 8 x 16
+//
+// Kernels never use a raw T* from a tensor, so that the simulator sees every access.
+#pragma once
+#include <cstdint>
+
+#include "../../fp8-kernels/native/tensor.h"
+
+#if defined(FP8_SIM)
+#include "sim/device.h"
+#else
+#include <cuda_runtime.h>
+
+#include "cuda/device.h"
+#endif
+
+#include "../../fp8-kernels/native/float8.h"
+#include "../../fp8-kernels/native/math.h"
+
+namespace fp8lm {
+
+constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+/// Blocks of `perBlock` items that cover `items`, at most what keeps the device busy: kernels stride over the rest.
+inline unsigned blocksFor(int64_t items, int64_t perBlock) {
+  const int64_t needed = (items + perBlock - 1) / perBlock, most = int64_t(deviceBlocks());
+  return unsigned(needed < 1 ? 1 : needed < most ? needed : most);
+}
+
+__device__ __forceinline__ int laneOf() { return int(threadIdx.x) % kWarp; }
+__device__ __forceinline__ int warpOf() { return int(threadIdx.x) / kWarp; }
+
+template <class T> __device__ __forceinline__ T warpSum(T v) {
+  for (int d = kWarp / 2; d > 0; d /= 2) v += __shfl_xor_sync(kAllLanes, v, d);
+  return v;
+}
+template <class T> __device__ __forceinline__ T warpMax(T v) {
+  for (int d = kWarp / 2; d > 0; d /= 2) {
+    const T other = __shfl_xor_sync(kAllLanes, v, d);
+    v = other > v ? other : v;
+  }
+  return v;
+}
+
+enum class Reduce { sum, max };
+
+/// The sum or the maximum over the block's threads, in every thread. All threads call it; blockDim.x is a multiple of 32.
+template <Reduce how, class T> __device__ __forceinline__ T blockReduce(T v) {
+  FP8_SHARED(T, parts, kWarp);
+  const int warps = int(blockDim.x) / kWarp;
+  v = how == Reduce::sum ? warpSum(v) : warpMax(v);
+  __syncthreads();  // the last call's readers are done
+  if (laneOf() == 0) parts[warpOf()] = v;
+  __syncthreads();
+  T total = parts[0];
+  for (int w = 1; w < warps; w++) {
+    const T other = parts[w];
+    total = how == Reduce::sum ? T(total + other) : other > total ? other : total;
+  }
+  return total;
+}
+
+/// Takes a ticket; true, in all threads, in the block that takes the last one. What the other blocks wrote before is then
+/// visible, and the ticket is back at 0 for the next kernel.
+__device__ __forceinline__ bool lastBlock(Ptr<unsigned> ticket) {
+  FP8_SHARED(unsigned, last, 1);
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    const unsigned blocks = gridDim.x * gridDim.y * gridDim.z;
+    last[0] = atomicAddAt(ticket, 0, 1u) == blocks - 1 ? 1u : 0u;
+  }
+  __syncthreads();
+  if (last[0] == 0u) return false;
+  acquireOtherBlocks();
+  if (threadIdx.x == 0) ticket[0] = 0u;
+  return true;
+}
+
+}  // namespace fp8lm

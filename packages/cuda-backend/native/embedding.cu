@@ -1,0 +1,149 @@
+// Embedding, forward and backward, and rotary positions. The backward pass adds the rows of equal tokens in the order of the
+// rows, without float atomics: the block of a token's first row adds up all of them.
+#include <stdexcept>
+#include <string>
+
+#include "../../fp8-kernels/native/kernels.gen.h"
+#include "context.h"
+#include "formats.h"
+
+namespace fp8lm {
+
+namespace {
+
+template <DType Y>
+__global__ void __launch_bounds__(kThreads) embeddingKernel(Ptr<Code<Y>> y, Ptr<const int32_t> tokens, AnyInput table, AnyInput positions, bool hasPositions, int64_t dim, int64_t vocab, int64_t vocabStart, int64_t batch, int64_t position) {
+  const int64_t r = blockIdx.x, token = int64_t(tokens[r]) - vocabStart;
+  const bool mine = token >= 0 && token < vocab;
+  const float invT = table.inv(), invP = hasPositions ? positions.inv() : 1.0f;
+  for (int64_t c = threadIdx.x; c < dim; c += blockDim.x) {
+    float v = 0.0f;
+    if (mine) {
+      v = table.value(token * dim + c, invT);
+      if (hasPositions) v = math::add(v, positions.value((position + r / batch) * dim + c, invP));
+    }
+    y[r * dim + c] = Form<Y>::encode(v);
+  }
+}
+
+/// A block a row. Only the first row of each token works: it finds the others and adds all up.
+template <DType D>
+__global__ void __launch_bounds__(kThreads) embeddingGradientKernel(Ptr<float> dtable, Ptr<const int32_t> tokens, Ptr<const Code<D>> dy, int64_t rows, int64_t dim, int64_t vocab, int64_t vocabStart) {
+  FP8_SHARED(unsigned, found, 1);
+  const int64_t r = blockIdx.x;
+  const int32_t token = tokens[r];
+  const int64_t at = int64_t(token) - vocabStart;
+  if (at < 0 || at >= vocab) return;
+  if (threadIdx.x == 0) found[0] = 0u;
+  __syncthreads();
+  bool earlier = false;
+  for (int64_t s = threadIdx.x; s < r; s += blockDim.x) earlier = earlier || tokens[s] == token;
+  if (earlier) atomicMaxAt(found, 0, 1u);
+  __syncthreads();
+  if (found[0] != 0u) return;
+  for (int64_t c = threadIdx.x; c < dim; c += blockDim.x) {
+    float sum = 0.0f;
+    for (int64_t s = r; s < rows; s++)
+      if (tokens[s] == token) sum = math::add(sum, Form<D>::decode(dy[s * dim + c]));
+    dtable[at * dim + c] += sum;
+  }
+}
+
+/// A block a position: its rows are those of the batch.
+template <DType D>
+__global__ void __launch_bounds__(kThreads) positionGradientKernel(Ptr<float> dpositions, Ptr<const int32_t> tokens, Ptr<const Code<D>> dy, int64_t dim, int64_t vocab, int64_t vocabStart, int64_t batch, int64_t position) {
+  const int64_t t = blockIdx.x;
+  for (int64_t c = threadIdx.x; c < dim; c += blockDim.x) {
+    float sum = 0.0f;
+    for (int64_t b = 0; b < batch; b++) {
+      const int64_t r = t * batch + b, token = int64_t(tokens[r]) - vocabStart;
+      if (token >= 0 && token < vocab) sum = math::add(sum, Form<D>::decode(dy[r * dim + c]));
+    }
+    dpositions[(position + t) * dim + c] += sum;
+  }
+}
+
+/// cos and sin of every position and frequency, in float64 and rounded once.
+__global__ void __launch_bounds__(kThreads) ropeTableKernel(Ptr<float> table, int64_t steps, int64_t half, int64_t position, double theta, double sign) {
+  const int64_t n = steps * half, stride = int64_t(gridDim.x) * blockDim.x;
+  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += stride) {
+    const double angle = sign * double(position + i / half) * pow(theta, -double(i % half) / double(half));
+    table[2 * i] = float(cos(angle));
+    table[2 * i + 1] = float(sin(angle));
+  }
+}
+
+template <DType Y, DType X>
+__global__ void __launch_bounds__(kThreads) ropeKernel(Ptr<Code<Y>> y, Ptr<const Code<X>> x, Ptr<const float> table, int64_t rows, int64_t batch, int64_t turned, int64_t width, int64_t half) {
+  // Pairs (i, i + half) of the turned heads, then the values, which are copied in pairs too.
+  const int64_t pairs = width / 2, n = rows * pairs, stride = int64_t(gridDim.x) * blockDim.x;
+  for (int64_t p = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; p < n; p += stride) {
+    const int64_t r = p / pairs, q = p % pairs, head = q / half, i = q % half, at = r * width + head * 2 * half + i;
+    float a = Form<X>::decode(x[at]), b = Form<X>::decode(x[at + half]);
+    if (head < turned) {
+      const float c = table[2 * (r / batch * half + i)], s = table[2 * (r / batch * half + i) + 1], a0 = a;
+      a = math::sub(math::mul(a0, c), math::mul(b, s));
+      b = math::add(math::mul(b, c), math::mul(a0, s));
+    }
+    y[at] = Form<Y>::encode(a);
+    y[at + half] = Form<Y>::encode(b);
+  }
+}
+
+void checkMultiple(const char* name, int64_t value, const char* of, int64_t divisor) {
+  if (divisor > 0 && value % divisor == 0) return;
+  throw std::runtime_error(std::string(name) + " is " + std::to_string(value) + "; expected a multiple of " + of + " (" + std::to_string(divisor) + ")");
+}
+
+void checkPositions(int64_t position, int64_t count, int64_t end) {
+  if (position + count <= end) return;
+  throw std::runtime_error("positions [" + std::to_string(position) + ", " + std::to_string(position + count) + ") end beyond " + std::to_string(end));
+}
+
+unsigned threadsFor(int64_t dim) { return dim >= kThreads ? unsigned(kThreads) : unsigned((dim + kWarp - 1) / kWarp * kWarp); }
+
+}  // namespace
+
+void embedding_forward(const Tensor& y, const Tensor& tokens, const Tensor& table, const Tensor& positions, int64_t rows, int64_t dim, int64_t vocab, int64_t vocab_start, int64_t batch, int64_t position, int64_t max_seq) {
+  checkMultiple("rows", rows, "batch", batch);
+  if (positions) checkPositions(position, rows / batch, max_seq);
+  if (rows == 0 || dim == 0) return;
+  withAct(y.dtype, [&](auto d) {
+    constexpr DType Y = decltype(d)::value;
+    launch("embedding_forward", embeddingKernel<Y>, dim3(unsigned(rows)), dim3(threadsFor(dim)), ptr<Code<Y>>(y, "y"), ptr<const int32_t>(tokens, "tokens"),
+           AnyInput(table, "table"), AnyInput(positions ? positions : table, "positions"), bool(positions), dim, vocab, vocab_start, batch, position);
+  });
+}
+
+void embedding_backward(const Tensor& dtable, const Tensor& dpositions, const Tensor& tokens, const Tensor& dy, int64_t rows, int64_t dim, int64_t vocab, int64_t vocab_start, int64_t batch, int64_t position, int64_t max_seq) {
+  checkMultiple("rows", rows, "batch", batch);
+  if (dpositions) checkPositions(position, rows / batch, max_seq);
+  if (rows == 0 || dim == 0) return;
+  withAct(dy.dtype, [&](auto d) {
+    constexpr DType D = decltype(d)::value;
+    launch("embedding_backward", embeddingGradientKernel<D>, dim3(unsigned(rows)), dim3(threadsFor(dim)), ptr<float>(dtable, "dtable"), ptr<const int32_t>(tokens, "tokens"),
+           ptr<const Code<D>>(dy, "dy"), rows, dim, vocab, vocab_start);
+    if (!dpositions) return;
+    launch("embedding_backward", positionGradientKernel<D>, dim3(unsigned(rows / batch)), dim3(threadsFor(dim)), ptr<float>(dpositions, "dpositions"),
+           ptr<const int32_t>(tokens, "tokens"), ptr<const Code<D>>(dy, "dy"), dim, vocab, vocab_start, batch, position);
+  });
+}
+
+void rope(const Tensor& y, const Tensor& x, int64_t rows, int64_t batch, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t position, double theta, int64_t inverse) {
+  checkMultiple("head_dim", head_dim, "2", 2);
+  checkMultiple("rows", rows, "batch", batch);
+  const int64_t half = head_dim / 2, steps = rows / batch, width = (heads + 2 * kv_heads) * head_dim;
+  if (rows == 0 || width == 0) return;
+  const Scratch scratch(size_t(steps * head_dim) * sizeof(float));
+  const Ptr<float> table = scratch.as<float>("cos and sin");
+  launch("rope", ropeTableKernel, dim3(blocksFor(steps * half, kThreads)), dim3(kThreads), table, steps, half, position, theta, inverse ? -1.0 : 1.0);
+  withAct(y.dtype, [&](auto d) {
+    withAct(x.dtype, [&](auto e) {
+      constexpr DType Y = decltype(d)::value, X = decltype(e)::value;
+      launch("rope", ropeKernel<Y, X>, dim3(blocksFor(rows * width / 2, kThreads)), dim3(kThreads), ptr<Code<Y>>(y, "y"), ptr<const Code<X>>(x, "x"), table, rows,
+             batch, heads + kv_heads, width, half);
+    });
+  });
+}
+
+}  // namespace fp8lm

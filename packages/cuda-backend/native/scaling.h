@@ -1,0 +1,88 @@
+// How a kernel chooses the scale of what it writes, on the device: from the amax window once it is warm, else just in time
+// from an amax that the caller knows, that the input's block records, or that a pass before has measured. No value of it
+// passes through the host. The last block to finish writes the tensor's scale block and the window.
+#pragma once
+#include "context.h"
+#include "formats.h"
+
+namespace fp8lm {
+
+struct ScaleJob {
+  Ptr<float> block, window;
+  Ptr<const float> mu, known, source;
+  Ptr<unsigned> words;
+  float max = 1.0f;
+  bool keep = false;  // the present scale stays
+  int slot = 0;       // which words: several scaled outputs of one kernel
+};
+
+inline ScaleJob scaleJob(const Tensor& y) {
+  ScaleJob j{};
+  j.block = scalePtr(y, "y's scale block");
+  j.words = words();
+  j.max = maxOf(y.dtype);
+  return j;
+}
+
+__device__ __forceinline__ float previousScale(float s) { return s > 0.0f && bitsOf(s) < 0x7f800000u ? s : 1.0f; }
+/// Bits of |x| as atomicMax orders them; any NaN is above infinity, and amaxOf makes infinity of it.
+__device__ __forceinline__ unsigned magnitude(float x) { return bitsOf(x) & 0x7fffffffu; }
+__device__ __forceinline__ float amaxOf(unsigned bits) { return floatOf(bits > 0x7f800000u ? 0x7f800000u : bits); }
+
+__device__ __forceinline__ bool isWarm(const ScaleJob& j) { return j.window && j.window[kWindowCount] >= float(kWindow); }
+
+/// True if the scale waits for a measured amax.
+__device__ __forceinline__ bool needsMeasure(const ScaleJob& j) {
+  return j.block && !j.keep && !isWarm(j) && !j.known && !(j.source && j.source[kAmax] > 0.0f);
+}
+
+__device__ __forceinline__ float chooseScale(const ScaleJob& j) {
+  if (!j.block) return 1.0f;
+  const float present = j.block[kScale];
+  if (j.keep) return present;
+  const float mu = j.mu ? float(j.mu[0]) : 1.0f;
+  if (isWarm(j)) return math::mul(j.window[kWindowScale], mu);
+  const float amax = j.known ? float(j.known[0])
+                     : j.source && j.source[kAmax] > 0.0f ? float(j.source[kAmax])
+                                                          : amaxOf(j.words[kMeasured + j.slot]);
+  const float ofWindow = j.window ? float(j.window[kWindowScale]) : 0.0f;
+  const float previous = j.window ? (ofWindow > 0.0f ? ofWindow : 1.0f) : previousScale(present);
+  return math::mul(scaleFor(amax, j.max, previous), mu);
+}
+
+/// What one thread saw of the values it stored.
+struct Seen {
+  unsigned largest = 0, saturated = 0;
+  __device__ __forceinline__ void add(float value, float stored, float max) {
+    const unsigned m = magnitude(value);
+    if (m > largest) largest = m;
+    saturated += fabsf(stored) > max ? 1u : 0u;
+  }
+};
+
+/// Adds what the block saw to the words. All threads call it.
+__device__ __forceinline__ void report(const ScaleJob& j, Seen seen) {
+  const unsigned largest = blockReduce<Reduce::max>(seen.largest);
+  const unsigned saturated = blockReduce<Reduce::sum>(seen.saturated);
+  if (threadIdx.x == 0) {
+    if (largest) atomicMaxAt(j.words, kAmaxWord + j.slot, largest);
+    if (saturated) atomicAddAt(j.words, kSaturatedWord + j.slot, saturated);
+  }
+}
+
+/// Writes block and window from the words, and clears those. One thread of the last block calls it.
+__device__ __forceinline__ void finish(const ScaleJob& j, float scale) {
+  const float amax = amaxOf(fromOtherBlocks(j.words, kAmaxWord + j.slot));
+  const unsigned saturated = fromOtherBlocks(j.words, kSaturatedWord + j.slot);
+  j.words[kMeasured + j.slot] = 0u;
+  j.words[kAmaxWord + j.slot] = 0u;
+  j.words[kSaturatedWord + j.slot] = 0u;
+  if (j.window && amax > j.window[kWindowAmax]) j.window[kWindowAmax] = amax;
+  if (!j.block) return;
+  j.block[kScale] = scale;
+  j.block[kScaleInv] = math::div(1.0f, scale);
+  j.block[kAmax] = amax;
+  j.block[kSaturated] = float(saturated);
+}
+
+}  // namespace fp8lm

@@ -1,0 +1,109 @@
+// device.h on the simulated device: CUDA's words in terms of sim.h.
+#pragma once
+#include <cmath>
+#include <cstring>
+#include <tuple>
+
+#include "access.h"
+#include "runtime.h"
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define threadIdx ::fp8lm::sim::threadIndex
+#define blockIdx ::fp8lm::sim::blockIndex
+#define blockDim ::fp8lm::sim::blockSize
+#define gridDim ::fp8lm::sim::gridSize
+#define __syncthreads() ::fp8lm::sim::barrier(__FILE__, __LINE__)
+#define __syncwarp() ::fp8lm::sim::exchange(0xffffffffu, nullptr, 0, __LINE__)
+#define __shfl_sync(mask, v, from) ::fp8lm::sim::shuffle(mask, v, from, __LINE__)
+#define __shfl_xor_sync(mask, v, d) ::fp8lm::sim::shuffle(mask, v, ::fp8lm::sim::lane() ^ (d), __LINE__)
+#define __shfl_down_sync(mask, v, d) ::fp8lm::sim::shuffle(mask, v, ::fp8lm::sim::lane() + (d), __LINE__)
+#define __ballot_sync(mask, p) ::fp8lm::sim::ballot(mask, p, __LINE__)
+#define __any_sync(mask, p) (::fp8lm::sim::ballot(mask, p, __LINE__) != 0u)
+#define __threadfence() ((void)0)
+
+#define FP8_SHARED(T, name, N)          \
+  static const char name##Key = 0;      \
+  const ::fp8lm::Shared<T> name(static_cast<T*>(::fp8lm::sim::shared(&name##Key, sizeof(T) * (N))), 0, N, "shared " #name)
+
+namespace fp8lm {
+
+using dim3 = sim::Dim3;
+
+namespace sim {
+
+template <class T> T shuffle(unsigned mask, T v, int from, int line) {
+  const unsigned char* const all = exchange(mask, &v, sizeof v, line);
+  if (from < 0 || from >= 32) return v;
+  if (!(mask >> from & 1u)) fail("a shuffle reads lane " + std::to_string(from) + ", which is not in its mask");
+  T out;
+  memcpy(&out, all + 64 * from, sizeof out);
+  return out;
+}
+
+inline unsigned ballot(unsigned mask, bool p, int line) {
+  const unsigned char mine = p;
+  const unsigned char* const all = exchange(mask, &mine, 1, line);
+  unsigned out = 0;
+  for (int l = 0; l < 32; l++)
+    if (mask >> l & 1u) out |= unsigned(all[64 * l] != 0) << l;
+  return out;
+}
+
+}  // namespace sim
+
+template <class T> inline Ptr<T> ptr(const Tensor& t, const char* name) {
+  return t.data ? Ptr<T>(static_cast<T*>(t.data), 0, t.size * bytesOf(t.dtype) / int64_t(sizeof(T)), name) : Ptr<T>();
+}
+inline Ptr<float> scalePtr(const Tensor& t, const char* name) {
+  return t.scale ? Ptr<float>(t.scale, 0, kScaleBlock, name) : Ptr<float>();
+}
+template <class T> inline Ptr<T> rawPtr(void* data, int64_t count, const char* name) {
+  return data ? Ptr<T>(static_cast<T*>(data), 0, count, name) : Ptr<T>();
+}
+
+/// The tensor core product in scalars: each lane takes what it needs of the other lanes' fragments.
+inline void mmaBf16(float d[4], const unsigned a[4], const unsigned b[2]) {
+  unsigned mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+  const unsigned char* const all = sim::exchange(0xffffffffu, mine, sizeof mine, 0);
+  const auto word = [&](int lane, int k) {
+    unsigned u;
+    memcpy(&u, all + 64 * lane + 4 * k, 4);
+    return u;
+  };
+  const auto value = [](unsigned u, int half) {
+    const unsigned bits = half ? u & 0xffff0000u : u << 16;
+    float f;
+    memcpy(&f, &bits, 4);
+    return f;
+  };
+  const int group = sim::lane() / 4, pair = sim::lane() % 4;
+  for (int k = 0; k < 16; k++) {
+    // Column k of a lies in lane 4 row + (k % 8) / 2, register (row >= 8) + 2 (k >= 8), half k % 2; b likewise.
+    const int within = (k % 8) / 2, high = k / 8, half = k % 2;
+    const float a0 = value(word(4 * group + within, 2 * high), half), a1 = value(word(4 * group + within, 1 + 2 * high), half);
+    const float b0 = value(word(4 * (2 * pair) + within, 4 + high), half), b1 = value(word(4 * (2 * pair + 1) + within, 4 + high), half);
+    d[0] += a0 * b0;
+    d[1] += a0 * b1;
+    d[2] += a1 * b0;
+    d[3] += a1 * b1;
+  }
+}
+
+unsigned deviceBlocks();
+void beforeLaunch();
+[[noreturn]] void throwCuda(cudaError_t error, const char* what);
+inline void check(cudaError_t error, const char* what) {
+  if (error != cudaSuccess) throwCuda(error, what);
+}
+
+template <class... P, class... A>
+void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, A&&... args) {
+  beforeLaunch();
+  simLaunch(name, grid, block, [=, call = std::make_tuple(P(args)...)] { std::apply(kernel, call); });
+}
+
+}  // namespace fp8lm

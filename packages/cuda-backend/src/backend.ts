@@ -1,0 +1,153 @@
+import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
+import {
+  type Backend,
+  type BackendMemory,
+  bindKernels,
+  type DType,
+  dtypes,
+  type NativeKernels,
+  UserError,
+} from 'fp8-core';
+
+interface Description {
+  error?: string;
+  device: string;
+  index: number;
+  major: number;
+  minor: number;
+  multiprocessors: number;
+  bytes: number;
+  fp8: number;
+  runtime: number;
+  driver: number;
+}
+
+/** What captured graphs did: how often one was launched, took new arguments, had to be made. */
+export interface GraphStats {
+  launches: number;
+  updates: number;
+  instantiations: number;
+}
+
+interface Addon {
+  alloc(dtype: number, size: number): number;
+  view(handle: number, offset: number, size: number): number;
+  free(handle: number): void;
+  write(handle: number, bytes: ArrayBufferView): void;
+  read(handle: number, into: ArrayBufferView): void;
+  writeScale(handle: number, block: Float32Array): void;
+  readScale(handle: number, block: Float32Array): void;
+  copy(to: number, from: number): void;
+  memory(): BackendMemory;
+  resetPeak(): void;
+  trim(): void;
+  synchronize(): void;
+  profile(): Record<string, [calls: number, ms: number]>;
+  resetProfile(): void;
+  describe(): Description;
+  graphs(): GraphStats;
+  races?(on: number, seed: number): void;
+  kernels: NativeKernels;
+}
+
+/** The CUDA backend adds what only a device can tell to the common interface. */
+export interface CudaBackend extends Backend {
+  readonly name: 'cuda';
+  /** True for the simulated device. */
+  readonly simulated: boolean;
+  readonly device: string;
+  /** Compute capability, for example 9.0. */
+  readonly capability: string;
+  /** FP8 tensor cores; without them FP8 operands are decoded to BF16. */
+  readonly fp8: boolean;
+  /** Calls and host milliseconds of each kernel since the last reset. */
+  profile(): Record<string, [calls: number, ms: number]>;
+  resetProfile(): void;
+  graphs(): GraphStats;
+  /** Simulated device only: look for races, with threads and blocks in an order shuffled by `seed`. */
+  races(on: boolean, seed?: number): void;
+}
+
+const built = (name: string): string => fileURLToPath(new URL(`../build/${name}.node`, import.meta.url));
+
+/** True when FP8_CUDA=sim asks for the simulated device. */
+export const isSimulated = (): boolean => process.env.FP8_CUDA === 'sim';
+
+/** Path of the addon that `cudaBackend` would load. */
+export const cudaAddonPath = (): string => built(isSimulated() ? 'cuda_sim' : 'cuda_backend');
+
+/** True when that addon has been built; it may still find no device. */
+export const isCudaBackendBuilt = (): boolean => existsSync(cudaAddonPath());
+
+let loaded: CudaBackend | undefined;
+
+/**
+ * The CUDA backend, or with FP8_CUDA=sim the simulated device; one for the process.
+ * @throws UserError that says what was looked for and what to do: no addon, no driver, no device, one that is too old
+ */
+export function cudaBackend(): CudaBackend {
+  loaded ??= load();
+  return loaded;
+}
+
+const versionOf = (v: number): string => `${Math.floor(v / 1000)}.${Math.floor((v % 1000) / 10)}`;
+
+function load(): CudaBackend {
+  const path = cudaAddonPath();
+  const build = `node packages/cuda-backend/build.mjs --${isSimulated() ? 'sim' : 'device'}`;
+  if (!existsSync(path)) {
+    const needs = isSimulated() ? 'a C++ compiler' : 'nvcc of the CUDA toolkit, 12.0 or newer';
+    const other = isSimulated() ? '' : '; FP8_CUDA=sim tries the simulated device';
+    throw new UserError(`device cuda: ${path} is not there; run \`${build}\` (needs ${needs})${other}`);
+  }
+  let addon: Addon;
+  try {
+    addon = createRequire(import.meta.url)(path) as Addon;
+  } catch (error) {
+    throw new UserError(
+      `device cuda: ${path} does not load (${(error as Error).message.split('\n')[0]}); run \`${build}\` again`,
+    );
+  }
+  const about = addon.describe();
+  if (about.error) throw new UserError(`device cuda: ${about.error}`);
+  const capability = `${about.major}.${about.minor}`;
+  const fp8 = about.fp8 !== 0;
+  return {
+    name: 'cuda',
+    simulated: isSimulated(),
+    device: about.device,
+    capability,
+    fp8,
+    describe() {
+      const gigabytes = isSimulated() ? '' : `, ${(about.bytes / 2 ** 30).toFixed(0)} GiB`;
+      const units = fp8 ? 'FP8 tensor cores' : 'no FP8 tensor cores: FP8 operands are decoded to BF16';
+      return `cuda (${about.device}${gigabytes}, compute capability ${capability}, ${units}, CUDA ${versionOf(about.runtime)})`;
+    },
+    alloc: (dtype: DType, size: number) => addon.alloc(dtypes[dtype].code, size),
+    view: addon.view,
+    free: addon.free,
+    write: addon.write,
+    read: addon.read,
+    copy: addon.copy,
+    readScale(handle) {
+      const block = new Float32Array(4);
+      addon.readScale(handle, block);
+      return block;
+    },
+    writeScale: addon.writeScale,
+    synchronize: addon.synchronize,
+    memory: addon.memory,
+    resetPeak: addon.resetPeak,
+    trim: addon.trim,
+    profile: addon.profile,
+    resetProfile: addon.resetProfile,
+    graphs: addon.graphs,
+    races(on, seed = 1) {
+      if (!addon.races) throw new Error('internal: only the simulated device has a race mode');
+      addon.races(on ? 1 : 0, seed);
+    },
+    kernels: bindKernels(addon.kernels),
+  };
+}
