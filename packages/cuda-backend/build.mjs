@@ -158,10 +158,7 @@ async function buildSim() {
     ...includes(),
   ];
   const language = (file) => (file.endsWith('.cu') ? ['-x', 'c++'] : []);
-  const files = [
-    ...filesIn(native, /\.(cu|cc)$/),
-    ...filesIn(join(native, 'sim'), /\.(cu|cc)$/),
-  ];
+  const files = [...filesIn(native, /\.(cu|cc)$/), ...filesIn(join(native, 'sim'), /\.(cu|cc)$/)];
   const objects = await compileAll({ compiler, flags, kind: 'sim', language }, files);
   await link(compiler, join(out, 'cuda_sim.node'), ['-shared', '-Wl,-z,nodelete', ...objects, '-lpthread', '-ldl']);
 }
@@ -171,7 +168,10 @@ const targets = ['80', '89', '90a'];
 
 async function buildDevice({ linked }) {
   const compiler = findNvcc();
-  if (!compiler) fail('cuda-backend: no nvcc (NVCC, CUDA_HOME, CUDA_PATH, /usr/local/cuda, PATH); install the CUDA toolkit 12.0 or newer');
+  if (!compiler)
+    fail(
+      'cuda-backend: no nvcc (NVCC, CUDA_HOME, CUDA_PATH, /usr/local/cuda, PATH); install the CUDA toolkit 12.0 or newer',
+    );
   say(`device: ${compiler.version}`);
   const flags = [
     '-std=c++17',
@@ -188,7 +188,13 @@ async function buildDevice({ linked }) {
   const files = [...filesIn(native, /\.(cu|cc)$/), ...filesIn(join(native, 'cuda'), /\.(cu|cc)$/)];
   const objects = await compileAll({ compiler, flags, kind: 'device', language }, files);
   if (linked)
-    await link(compiler, join(out, 'cuda_backend.node'), ['-shared', '-cudart=static', '-Xlinker=-z,nodelete', ...objects, '-ldl']);
+    await link(compiler, join(out, 'cuda_backend.node'), [
+      '-shared',
+      '-cudart=static',
+      '-Xlinker=-z,nodelete',
+      ...objects,
+      '-ldl',
+    ]);
   return objects.map((object) => readFileSync(object.replace(/\.o$/, '.txt'), 'utf8')).join('\n');
 }
 
@@ -205,7 +211,16 @@ function report(text) {
     if (used && entry) {
       const { kernel, target, stack, spills: bytes } = entry;
       if (bytes) spills++;
-      console.log(JSON.stringify({ kernel, target, registers: Number(used[1]), shared: Number(used[2] ?? 0), stack, spills: bytes }));
+      console.log(
+        JSON.stringify({
+          kernel,
+          target,
+          registers: Number(used[1]),
+          shared: Number(used[2] ?? 0),
+          stack,
+          spills: bytes,
+        }),
+      );
       entry = null;
     }
   }

@@ -5,7 +5,10 @@
 // brought near. The weight beside a master is a cast of the master as stored: its amax is the stored form of the master's
 // amax (casts are monotone), so it is written in the same pass. Everything is decided on the device: the skip, the step
 // count, the corrections.
+//
+// A shard is measured in one call (phase 1), and written, with the amaxes of the whole tensor, in the next (phase 2).
 #include <cmath>
+#include <stdexcept>
 
 #include "../../fp8-kernels/native/kernels.gen.h"
 #include "../../fp8-kernels/native/philox.h"
@@ -94,7 +97,9 @@ struct Job {
   AnyState p, m, v, w;  // p: the master, or the weight where there is none; w: the weight beside a master
   AnyInput grad;
   Ptr<const float> control;
+  Ptr<float> amaxes;  // of a shard: written in phase 1, read in phase 2
   int64_t n;
+  int phase;
   Hyper hyper;
 };
 
@@ -113,7 +118,7 @@ template <bool apply> __global__ void __launch_bounds__(kThreads) adamwKernel(Jo
     if (j.p.scaled) newP = math::div(1.0f, scaleP = chooseScale(j.p.job));
     if (j.m.scaled) newM = math::div(1.0f, scaleM = chooseScale(j.m.job));
     if (j.v.scaled) newV = math::div(1.0f, scaleV = chooseScale(j.v.job));
-    const unsigned bits = j.p.job.words[kMeasured + kP];
+    const unsigned bits = j.phase == 2 ? magnitude(j.amaxes[0]) : unsigned(j.p.job.words[kMeasured + kP]);
     // An infinite amax is clamped where it is stored, so the weight's scale must be measured: quantize does, after this.
     writesW = j.w.present && (!j.w.scaled || isFinite(bits));
     if (writesW && j.w.scaled) newW = math::div(1.0f, scaleW = scaleFor(j.p.stored(amaxOf(bits), scaleP, newP), j.w.job.max, previousScale(j.w.job.block[kScale])));
@@ -136,10 +141,17 @@ template <bool apply> __global__ void __launch_bounds__(kThreads) adamwKernel(Jo
   }
   if constexpr (!apply) {
     const unsigned p = blockReduce<Reduce::max>(seenP.largest), m = blockReduce<Reduce::max>(seenM.largest), v = blockReduce<Reduce::max>(seenV.largest);
-    if (threadIdx.x > 0) return;
-    atomicMaxAt(j.p.job.words, kMeasured + kP, p);
-    atomicMaxAt(j.p.job.words, kMeasured + kM, m);
-    atomicMaxAt(j.p.job.words, kMeasured + kV, v);
+    const Ptr<unsigned> words = j.p.job.words;
+    if (threadIdx.x == 0) {
+      atomicMaxAt(words, kMeasured + kP, p);
+      atomicMaxAt(words, kMeasured + kM, m);
+      atomicMaxAt(words, kMeasured + kV, v);
+    }
+    if (j.phase != 1 || !lastBlock(words + kTicket) || threadIdx.x > 0) return;
+    j.amaxes[0] = j.p.scaled || j.w.scaled ? amaxOf(fromOtherBlocks(words, kMeasured + kP)) : 0.0f;
+    j.amaxes[1] = j.m.scaled ? amaxOf(fromOtherBlocks(words, kMeasured + kM)) : 0.0f;
+    j.amaxes[2] = j.v.scaled ? amaxOf(fromOtherBlocks(words, kMeasured + kV)) : 0.0f;
+    for (int slot = kP; slot <= kV; slot++) words[kMeasured + slot] = 0u;
   } else {
     if (j.p.scaled) report(j.p.job, seenP);
     if (j.m.scaled) report(j.m.job, seenM);
@@ -147,11 +159,12 @@ template <bool apply> __global__ void __launch_bounds__(kThreads) adamwKernel(Jo
     if (writesW && j.w.scaled) report(j.w.job, seenW);
     if (!lastBlock(j.p.job.words + kTicket) || threadIdx.x > 0) return;
     const Ptr<unsigned> words = j.p.job.words;
-    if (j.p.scaled) finish(j.p.job, scaleP);
-    if (j.m.scaled) finish(j.m.job, scaleM);
-    if (j.v.scaled) finish(j.v.job, scaleV);
-    if (writesW && j.w.scaled) finish(j.w.job, scaleW);
-    words[kMeasured + kP] = words[kMeasured + kM] = words[kMeasured + kV] = 0u;
+    const bool whole = j.phase == 2;
+    if (writesW && j.w.scaled) finish(j.w.job, scaleW, whole ? j.p.stored(amaxOf(magnitude(j.amaxes[0])), scaleP, newP) : -1.0f);
+    if (j.p.scaled) finish(j.p.job, scaleP, whole ? float(j.amaxes[0]) : -1.0f);
+    if (j.m.scaled) finish(j.m.job, scaleM, whole ? float(j.amaxes[1]) : -1.0f);
+    if (j.v.scaled) finish(j.v.job, scaleV, whole ? float(j.amaxes[2]) : -1.0f);
+    for (int slot = kP; slot <= kV; slot++) words[kMeasured + slot] = 0u;
     // Left for castWeightKernel: whether the weight is still to be written.
     words[kMeasured + kW] = j.w.present && !writesW ? 1u : 0u;
   }
@@ -210,11 +223,21 @@ void clip_control(const Tensor& control, const Tensor& sums, int64_t count, doub
   launch("clip_control", clipControlKernel, dim3(1), dim3(kThreads), ptr<float>(control, "control"), ptr<const float>(sums, "sums"), count, max_norm);
 }
 
-void adamw(const Tensor& w, const Tensor& master, const Tensor& grad, const Tensor& m, const Tensor& v, const Tensor& control, int64_t n, double lr, double beta1, double beta2, double eps, double weight_decay) {
-  const Job job{AnyState(master ? master : w, master ? "master" : "w", kP), AnyState(m, "m", kM), AnyState(v, "v", kV), master ? AnyState(w, "w", kW) : AnyState(),
-                AnyInput(grad, "grad"), ptr<const float>(control, "control"), n, {lr, beta1, beta2, eps, weight_decay}};
+void adamw(const Tensor& w, const Tensor& master, const Tensor& grad, const Tensor& m, const Tensor& v, const Tensor& control, const Tensor& amaxes, int64_t n, int64_t phase, double lr, double beta1, double beta2, double eps, double weight_decay) {
+  if (phase > 2) throw std::invalid_argument("phase is " + std::to_string(phase) + "; expected 0, 1 or 2");
+  if (phase > 0 && !amaxes) throw std::invalid_argument("phase " + std::to_string(phase) + " needs amaxes; expected f32 [3]");
+  Job job{AnyState(master ? master : w, master ? "master" : "w", kP), AnyState(m, "m", kM), AnyState(v, "v", kV), master ? AnyState(w, "w", kW) : AnyState(),
+          AnyInput(grad, "grad"), ptr<const float>(control, "control"), ptr<float>(amaxes, "amaxes"), n, int(phase), {lr, beta1, beta2, eps, weight_decay}};
+  if (phase == 2) {
+    job.p.job.known = job.amaxes + 0;
+    job.m.job.known = job.amaxes + 1;
+    job.v.job.known = job.amaxes + 2;
+  }
+  job.p.job.words = words();  // also where p has no scale
   const dim3 grid(blocksFor(n, kThreads * 4)), block(kThreads);
-  if (job.p.scaled || job.m.scaled || job.v.scaled || job.w.scaled) launch("adamw", adamwKernel<false>, grid, block, job);
+  const bool measures = job.p.scaled || job.m.scaled || job.v.scaled || job.w.scaled;
+  if (phase == 1 || (phase == 0 && measures)) launch("adamw", adamwKernel<false>, grid, block, job);
+  if (phase == 1) return;
   launch("adamw", adamwKernel<true>, grid, block, job);
   if (job.w.scaled) launch("adamw", castWeightKernel, dim3(1), block, job.w, AnyInput(master, "master"), words(), n);
 }

@@ -71,8 +71,9 @@ __device__ __forceinline__ void report(const ScaleJob& j, Seen seen) {
 }
 
 /// Writes block and window from the words, and clears those. One thread of the last block calls it.
-__device__ __forceinline__ void finish(const ScaleJob& j, float scale) {
-  const float amax = amaxOf(fromOtherBlocks(j.words, kAmaxWord + j.slot));
+/// @param whole the amax to record instead, of the tensor that this one is a shard of; negative: none
+__device__ __forceinline__ void finish(const ScaleJob& j, float scale, float whole = -1.0f) {
+  const float seen = amaxOf(fromOtherBlocks(j.words, kAmaxWord + j.slot)), amax = whole >= 0.0f ? whole : seen;
   const unsigned saturated = fromOtherBlocks(j.words, kSaturatedWord + j.slot);
   j.words[kMeasured + j.slot] = 0u;
   j.words[kAmaxWord + j.slot] = 0u;

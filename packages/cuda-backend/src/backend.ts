@@ -99,7 +99,7 @@ function load(): CudaBackend {
   const build = `node packages/cuda-backend/build.mjs --${isSimulated() ? 'sim' : 'device'}`;
   if (!existsSync(path)) {
     const needs = isSimulated() ? 'a C++ compiler' : 'nvcc of the CUDA toolkit, 12.0 or newer';
-    const other = isSimulated() ? '' : '; FP8_CUDA=sim tries the simulated device';
+    const other = isSimulated() ? '' : '; or use --device cpu, or FP8_CUDA=sim for the simulated device';
     throw new UserError(`device cuda: ${path} is not there; run \`${build}\` (needs ${needs})${other}`);
   }
   let addon: Addon;

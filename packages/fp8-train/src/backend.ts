@@ -1,4 +1,5 @@
 import { cpuBackend, isCpuBackendBuilt } from 'cpu-backend';
+import { cudaBackend } from 'cuda-backend';
 import { type Backend, referenceBackend, UserError } from 'fp8-core';
 
 /** Devices of the command line: `auto` is the CPU backend where it is built, else the reference backend. */
@@ -14,7 +15,7 @@ export function backendFor(device: Device): Backend {
     case 'ref':
       return referenceBackend();
     case 'cuda':
-      throw new UserError('device cuda: this build has no CUDA backend; use --device cpu');
+      return cudaBackend();
     default:
       throw new UserError(`device "${device as string}" is unknown; there are auto, cpu, cuda, ref`);
   }
