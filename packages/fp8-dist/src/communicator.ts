@@ -109,6 +109,14 @@ export class Communicator {
     return this.control.traffic();
   }
 
+  /**
+   * The longest time without a heartbeat of any rank so far, in milliseconds. Where it comes near FP8_DEAD_AFTER_MS (default 2000),
+   * the network or the machines are too busy for it.
+   */
+  get longestSilenceMs(): number {
+    return Atomics.load(this.control.words, word.longestSilence);
+  }
+
   /** Tells the other ranks how far this one is, for their messages. */
   setStep(step: number): void {
     Atomics.store(this.control.words, word.step, step);

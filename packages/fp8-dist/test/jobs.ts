@@ -14,13 +14,49 @@ export interface Failure {
   message: string;
 }
 
+/** A JSON line of a rank. */
+export interface RankLine {
+  rank: number;
+  value: Record<string, unknown>;
+}
+
+/** Reads what ranks of ranks/loop.ts print, through one launcher or several. */
+export function rankLines(size: number) {
+  const lines: RankLine[] = [];
+  const pids: number[] = Array(size).fill(0);
+  const rests: string[] = [];
+  let allRunning: (pids: number[]) => void = () => {};
+  return {
+    lines,
+    /** Process ids, once all ranks are in their loop, or at the job's end. */
+    running: new Promise<number[]>((resolve) => {
+      allRunning = resolve;
+    }),
+    /** Takes text of a launcher's stdout. */
+    take(launcher: number, text: unknown) {
+      const parts = `${rests[launcher] ?? ''}${text}`.split('\n');
+      rests[launcher] = parts.pop() as string;
+      for (const part of parts) {
+        const match = /^\[(\d+)\] (\{.*\})$/.exec(part);
+        if (!match) continue;
+        const value = JSON.parse(match[2]);
+        lines.push({ rank: Number(match[1]), value });
+        if (value.running) pids[Number(match[1])] = value.running;
+      }
+      if (pids.every((p) => p > 0)) allRunning(pids);
+    },
+    end: () => allRunning(pids),
+    failures: () => lines.filter((l) => 'failed' in l.value).map((l) => l.value as unknown as Failure),
+  };
+}
+
 export interface Job {
   /** Process id of each rank, once all are running. */
   running: Promise<number[]>;
   ended: Promise<{
     result: LaunchResult;
     failures: Failure[];
-    lines: { rank: number; value: Record<string, unknown> }[];
+    lines: RankLine[];
     err: string;
     endedAt: number;
   }>;
@@ -41,27 +77,8 @@ export function startJob(nproc: number, env: Record<string, string>): Job {
   const [stdout, stderr] = [new PassThrough(), new PassThrough()];
   const flight = mkdtempSync(join(ownTmp, 'flight-'));
   const abort = new AbortController();
-  const lines: { rank: number; value: Record<string, unknown> }[] = [];
-  const pids: number[] = Array(nproc).fill(0);
-  let allRunning: (pids: number[]) => void = () => {};
-  const running = new Promise<number[]>((resolve) => {
-    allRunning = resolve;
-  });
-  let rest = '';
-  stdout.on('data', (d) => {
-    const parts = (rest + d).split('\n');
-    rest = parts.pop() as string;
-    for (const part of parts) {
-      const match = /^\[(\d+)\] (\{.*\})$/.exec(part);
-      if (!match) continue;
-      const value = JSON.parse(match[2]);
-      lines.push({ rank: Number(match[1]), value });
-      if (value.running) {
-        pids[Number(match[1])] = value.running;
-        if (pids.every((p) => p > 0)) allRunning(pids);
-      }
-    }
-  });
+  const output = rankLines(nproc);
+  stdout.on('data', (d) => output.take(0, d));
   let err = '';
   stderr.on('data', (d) => {
     err += d;
@@ -77,12 +94,11 @@ export function startJob(nproc: number, env: Record<string, string>): Job {
     env: { ...process.env, NODE_OPTIONS: '', FP8_TIMEOUT_MS: '20000', FP8_RENDEZVOUS_TIMEOUT_MS: '60000', ...env },
   });
   const ended = job.then((result) => {
-    const failures = lines.filter((l) => 'failed' in l.value).map((l) => l.value as unknown as Failure);
-    allRunning(pids);
-    return { result, failures, lines, err, endedAt: Date.now() };
+    output.end();
+    return { result, failures: output.failures(), lines: output.lines, err, endedAt: Date.now() };
   });
   return {
-    running,
+    running: output.running,
     ended,
     flight,
     stop: () => abort.abort(),

@@ -58,6 +58,8 @@ export class Engine implements LinkHost, OpHost {
   private readonly ops = new Map<string, Op>();
   private readonly early = new Map<string, Early[]>();
   private numEarly = 0;
+  /** Number of the newest operation of each group and channel. */
+  private readonly lastPosted = new Map<string, number>();
   /** Descriptions of operations that ended, newest last, so that a late disagreement can still be named. */
   private readonly ended: string[] = [];
   private readonly now: () => number;
@@ -100,6 +102,11 @@ export class Engine implements LinkHost, OpHost {
     return { sent, received };
   }
 
+  /** True once this rank has entered the operation, also when it has ended since. */
+  hasPosted(group: number, channel: number, opSeq: number): boolean {
+    return opSeq <= (this.lastPosted.get(`${group}/${channel}`) ?? 0);
+  }
+
   /** True when every frame sent was acknowledged. */
   get isIdle(): boolean {
     return this.links.every((link) => !link || link.idle);
@@ -111,6 +118,7 @@ export class Engine implements LinkHost, OpHost {
     const op = new Op(request, me, this, this.now());
     const key = keyOf(request.group, request.channel, request.opSeq);
     this.ops.set(key, op);
+    this.lastPosted.set(`${request.group}/${request.channel}`, request.opSeq);
     this.options.record?.('posted', op);
     this.guard(this.rank, () => op.start());
     const waiting = this.early.get(key);

@@ -44,7 +44,9 @@ describe('the environment', () => {
       launchedBy: 'slurm',
     });
     expect(readEnvironment({ ...env, SLURM_NNODES: '1' }).masterAddr).toBe('127.0.0.1');
-    expect(readEnvironment({ ...env, SLURM_JOB_NAME: 'bash' }).worldSize).toBe(1);
+    expect(readEnvironment({ ...env, SLURM_PTY_PORT: '4000', SLURM_JOB_NAME: 'bash' }).worldSize).toBe(1);
+    // srun bash -c '…': ranks in a shell are ranks.
+    expect(readEnvironment({ ...env, SLURM_JOB_NAME: 'bash' }).worldSize).toBe(4);
     expect(readEnvironment({ ...env, RANK: '0', WORLD_SIZE: '1' }).launchedBy).toBe('variables');
   });
   it('is read as mpirun sets it', () => {

@@ -72,10 +72,10 @@ function fromVariables(env: NodeJS.ProcessEnv): Environment | null {
   };
 }
 
-/** An interactive shell on a cluster has Slurm's variables too, but is no job step of several ranks. */
+/** An interactive shell on a cluster (`srun --pty bash`) has Slurm's variables too, but is no job step of several ranks. */
 function fromSlurm(env: NodeJS.ProcessEnv): Environment | null {
-  if (env.SLURM_PROCID === undefined || env.SLURM_JOB_NAME === 'bash' || env.SLURM_JOB_NAME === 'interactive')
-    return null;
+  const interactive = env.SLURM_PTY_PORT !== undefined || env.SLURM_JOB_NAME === 'interactive';
+  if (env.SLURM_PROCID === undefined || interactive) return null;
   const nodes = whole(env, 'SLURM_NNODES', 1);
   const size = whole(env, 'SLURM_NTASKS', 1);
   const jobId = whole(env, 'SLURM_JOB_ID', 0);

@@ -12,6 +12,8 @@ export interface Member {
   ipcControl: string | null;
   tcpData: string | null;
   tcpControl: string | null;
+  /** host:port of heartbeats as datagrams, or null. */
+  udp: string | null;
   /** Descriptor and bytes of its shared arena, or null. */
   arenaFd: number | null;
   arenaBytes: number | null;
@@ -26,6 +28,7 @@ export const memberFields: Record<keyof Member, FieldType> = {
   ipcControl: 'string?',
   tcpData: 'string?',
   tcpControl: 'string?',
+  udp: 'string?',
   arenaFd: 'int?',
   arenaBytes: 'int?',
 };

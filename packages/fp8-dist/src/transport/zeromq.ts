@@ -11,6 +11,12 @@ type ZeroMQ = typeof import('zeromq');
 
 const common = { linger: 0, maxMessageSize: headerBytes + maxPayloadBytes, handshakeInterval: 3000, backlog: 512 };
 
+/**
+ * TCP repeats unacknowledged bytes ever more slowly, for minutes; a new connection starts at once, and the link repeats what the
+ * old one lost.
+ */
+const impatience = { tcpMaxRetransmitTimeout: 10_000, connectTimeout: 1000 };
+
 /** One inbox: where it listens, and whether peers must prove membership. */
 export interface Inbox {
   socket: Pull;
@@ -91,7 +97,7 @@ export function zeromqTransport(options: ZeroMQOptions): Transport {
     lane.busy = true;
     try {
       for (let parts = lane.queue.shift(); parts && !closed; parts = lane.queue.shift()) {
-        await lane.socket.send(parts as Uint8Array[] as Buffer[]);
+        await sendWhole(lane.socket, parts as Buffer[]);
       }
     } catch (error) {
       if (!closed) throw error;
@@ -99,10 +105,34 @@ export function zeromqTransport(options: ZeroMQOptions): Transport {
     lane.busy = false;
   }
 
+  /** A connection that goes down between two parts takes the first one back, and says EAGAIN. */
+  async function sendWhole(socket: Push, parts: Buffer[]): Promise<void> {
+    for (;;) {
+      try {
+        return await socket.send(parts);
+      } catch (error) {
+        if (closed || (error as NodeJS.ErrnoException).code !== 'EAGAIN') throw error;
+        await new Promise((resolve) => setTimeout(resolve, 1));
+      }
+    }
+  }
+
+  /** The same at the other end: a message that was cut off is no message. */
+  async function receiveWhole(socket: Pull): Promise<Buffer[]> {
+    for (;;) {
+      try {
+        return await socket.receive();
+      } catch (error) {
+        if (closed || (error as NodeJS.ErrnoException).code !== 'EAGAIN') throw error;
+        await new Promise((resolve) => setTimeout(resolve, 1));
+      }
+    }
+  }
+
   async function receive(socket: Pull): Promise<void> {
     try {
       for (;;) {
-        const parts = await socket.receive();
+        const parts = await receiveWhole(socket);
         for (const part of parts) bytes.received += part.length;
         transport.onMessage(parts, -1);
       }
@@ -125,6 +155,7 @@ export function zeromqTransport(options: ZeroMQOptions): Transport {
       sendHighWaterMark: 0,
       reconnectInterval: 20,
       reconnectMaxInterval: 200,
+      ...(endpoints[peer].startsWith('tcp:') ? impatience : {}),
       ...curve,
     });
     const lane: Lane = { socket, queue: [], busy: false, connected: false };

@@ -34,7 +34,7 @@ process.on('unhandledRejection', (error) => broken(error as Error));
 
 function broken(error: Error): void {
   if (ending) return;
-  if (engine) engine.fail('worker', `the comm worker failed: ${error.stack ?? error}`);
+  if (engine) engine.fail('worker', `the comm worker failed: ${error.stack ?? error}`, [engine.rank]);
   else control.fail(new DistError('worker', `the comm worker failed: ${error.stack ?? error}`));
 }
 
@@ -57,6 +57,8 @@ function requestOf(op: PostedOp): OpRequest {
 
 function failed(error: DistError): void {
   control.fail(error);
+  // On the way out after a common farewell: a peer that is gone is no news.
+  if (ending) return;
   if (options.flightFolder) {
     try {
       const path = recorder.dump(options.flightFolder, engine?.rank ?? -1, {
@@ -94,9 +96,11 @@ async function start(): Promise<void> {
     statusOf: (rank) => liveness?.statusOf(rank) ?? '',
   });
   if (wired.control !== data) wired.control.onMessage = (parts, from) => (engine as Engine).message(parts, from);
+  if (wired.datagrams) wired.datagrams.onMessage = (message, from) => (engine as Engine).message([message], from);
   liveness = new Liveness({
     engine,
     transport: wired.control,
+    datagrams: wired.datagrams,
     control,
     deadAfterMs: options.deadAfterMs,
     pidOf: wired.pidOf,
@@ -116,8 +120,9 @@ async function start(): Promise<void> {
 async function stop(how: 'drain' | 'now'): Promise<void> {
   if (ending) return;
   ending = true;
-  const limit = performance.now() + (how === 'drain' ? 1000 : 0);
-  while (engine && !engine.failure && !engine.isIdle && performance.now() < limit) {
+  const limit = performance.now() + (how === 'drain' ? 60_000 : 0);
+  const owesNobody = () => engine?.links.every((link, rank) => !link || link.idle || !liveness?.isHere(rank));
+  while (engine && !engine.failure && !owesNobody() && performance.now() < limit) {
     await pause(5);
     engine.flushAll();
   }

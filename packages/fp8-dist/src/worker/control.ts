@@ -16,6 +16,8 @@ export const word = {
   closed: 4,
   /** Milliseconds (performance.timeOrigin based, low 31 bits) of main's last progress. */
   progressAt: 5,
+  /** Milliseconds of the longest silence of any rank so far: how near to a false alarm this job came. */
+  longestSilence: 6,
   /** Two 64-bit counters at words 8 to 11: bytes sent and received, payloads in shared memory included. */
   sent: 8,
   received: 10,

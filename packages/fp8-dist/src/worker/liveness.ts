@@ -1,5 +1,6 @@
 // Who is alive, and who gets on. Every rank's worker beats four times a second on the control sockets; a beat carries what the
-// main thread does, because a worker can be well while its main thread hangs. From the beats come
+// main thread does, because a worker can be well while its main thread hangs. To other machines beats also go ten times a second as
+// datagrams, which packet loss cannot hold up. From the beats come
 //   - a rank that fell silent (stopped, cut off): ended by name after `deadAfterMs`;
 //   - a closed connection that does not come back, or a process that is no more: ended at once;
 //   - two ranks that sleep in collectives which the other never entered: named before the deadline;
@@ -9,15 +10,19 @@ import type { Engine } from '../engine/engine.ts';
 import type { Op } from '../engine/op.ts';
 import type { DistError } from '../errors.ts';
 import { encodeHeader, type Frame, type FrameKind, headerBytes } from '../link/frame.ts';
+import type { Datagrams } from '../transport/datagrams.ts';
 import type { Transport } from '../transport/transport.ts';
 import { type Control, word } from './control.ts';
 
 export const beatMs = 250;
+const datagramMs = 100;
 
 export interface LivenessOptions {
   engine: Engine;
   /** Carries beats; may be the engine's own where there is only one. */
   transport: Transport;
+  /** Carries beats to other machines besides, or null. */
+  datagrams?: Datagrams | null;
   control: Control;
   /** Silence after which a rank counts as dead. */
   deadAfterMs: number;
@@ -29,6 +34,8 @@ export interface LivenessOptions {
 
 interface Peer {
   lastBeat: number;
+  /** Number of the newest beat. */
+  lastNumber: number;
   downSince: number;
   left: boolean;
   progress: number;
@@ -48,6 +55,8 @@ export class Liveness {
   private readonly timer: NodeJS.Timeout;
   private lastTick = performance.now();
   private nextBeat = 0;
+  private nextDatagram = 0;
+  private beats = 0;
   private stopped = false;
 
   constructor(options: LivenessOptions) {
@@ -55,6 +64,7 @@ export class Liveness {
     const now = performance.now();
     this.peers = Array.from({ length: options.engine.size }, () => ({
       lastBeat: now + 2000,
+      lastNumber: 0,
       downSince: 0,
       left: false,
       progress: -1,
@@ -81,6 +91,12 @@ export class Liveness {
     return `alive, but its main thread has been busy outside of collectives for ${((now - p.progressAt) / 1000).toFixed(1)} s${step}: hung or slow`;
   }
 
+  /** False once a rank has said farewell, or cannot be reached. */
+  isHere(rank: number): boolean {
+    const p = this.peers[rank];
+    return !p.left && !p.downSince && performance.now() - p.lastBeat < this.o.deadAfterMs;
+  }
+
   wentDown(rank: number): void {
     if (this.peers[rank].downSince === 0) this.peers[rank].downSince = performance.now();
   }
@@ -95,18 +111,25 @@ export class Liveness {
     const from = this.peers[frame.from];
     const { engine } = this.o;
     const now = performance.now();
+    const text = Buffer.from(frame.payload ?? []).toString();
+    const [number, step, name] = text.split('\n', 3);
+    if (frame.kind === 'beat') {
+      // A beat that TCP held up: its sender may have stopped since.
+      if (!(Number(number) > from.lastNumber)) return;
+      from.lastNumber = Number(number);
+    }
     from.lastBeat = now;
     if (frame.kind === 'bye') {
       from.left = true;
       return;
     }
-    const text = Buffer.from(frame.payload ?? []).toString();
     if (frame.kind === 'abort') {
       // First line: the ranks to blame, so that everybody accuses the same.
       const cut = text.indexOf('\n');
       const ranks = text
         .slice(0, cut)
         .split(',')
+        .filter(Boolean)
         .map(Number)
         .filter((r) => Number.isInteger(r) && r >= 0 && r < engine.size);
       const blamed = ranks.length ? ranks : [frame.from];
@@ -121,7 +144,6 @@ export class Liveness {
       from.progress = frame.chunk;
       from.progressAt = now;
     }
-    const [step, name] = text.split('\n', 2);
     from.step = Number(step) || 0;
     const { group, channel, opSeq, slot, ack } = frame;
     from.asleep = slot ? { group, channel, opSeq, ms: ack, awaitsUs: slot === 2, text: name ?? '' } : null;
@@ -136,10 +158,8 @@ export class Liveness {
     if (!theirs || !mine || theirs.ms < 2 * beatMs || performance.now() - mine.startedAt < 2 * beatMs) return;
     const member = mine.request.members.indexOf(rank);
     if (member < 0 || mine.announced[member]) return;
-    const posted = engine.active.some(
-      ({ request: r }) => r.group === theirs.group && r.channel === theirs.channel && r.opSeq === theirs.opSeq,
-    );
-    if (posted || !theirs.awaitsUs) return;
+    // What this rank has entered is on its way to them, however slow the network.
+    if (engine.hasPosted(theirs.group, theirs.channel, theirs.opSeq) || !theirs.awaitsUs) return;
     engine.fail(
       'mismatch',
       `rank ${engine.rank} (this one) waits in ${engine.opName(mine)}, rank ${rank} waits in ${theirs.text}, ` +
@@ -163,9 +183,11 @@ export class Liveness {
       setTimeout(() => process.kill(process.pid, 'SIGTERM'), 500);
       return;
     }
-    if (now >= this.nextBeat) {
-      this.nextBeat = now + beatMs;
-      this.beat();
+    if (now >= this.nextBeat || (this.o.datagrams && now >= this.nextDatagram)) {
+      const all = now >= this.nextBeat;
+      if (all) this.nextBeat = now + beatMs;
+      this.nextDatagram = now + datagramMs;
+      this.beat(all);
     }
     for (let rank = 0; rank < this.peers.length; rank++) if (rank !== engine.rank) this.check(rank, now);
     engine.tick();
@@ -183,17 +205,21 @@ export class Liveness {
     if (p.downSince) {
       const pid = this.o.pidOf(rank);
       if (pid !== null && !isAlive(pid)) return engine.lost(rank, `its process ${pid} has ended`);
-      if (now - p.downSince > goneAfterMs) return engine.lost(rank, 'its connection closed and did not come back');
+      // On a bad network connections close, and beats that still come say that the rank lives.
+      const gone = now - p.downSince > goneAfterMs && now - p.lastBeat > goneAfterMs;
+      if (gone) return engine.lost(rank, 'its connection closed and did not come back');
     }
-    if (now - p.lastBeat > this.o.deadAfterMs)
-      engine.lost(rank, `no heartbeat for ${((now - p.lastBeat) / 1000).toFixed(1)} s`);
+    const silent = now - p.lastBeat;
+    const { words } = this.o.control;
+    if (silent > words[word.longestSilence]) words[word.longestSilence] = silent;
+    if (silent > this.o.deadAfterMs) engine.lost(rank, `no heartbeat for ${(silent / 1000).toFixed(1)} s`);
   }
 
-  private beat(): void {
+  private beat(overAll: boolean): void {
     const { control } = this.o;
     const op = this.o.sleepingOn();
     const step = Atomics.load(control.words, word.step);
-    const text = `${step}\n${op ? this.o.engine.opName(op) : ''}`;
+    const text = `${++this.beats}\n${step}\n${op ? this.o.engine.opName(op) : ''}`;
     const r = op?.request;
     const asleep = op ? Math.max(0, Math.round(performance.now() - op.startedAt)) : 0;
     const absent = new Set(
@@ -202,14 +228,15 @@ export class Liveness {
         .filter((a) => !a.entered)
         .map((a) => a.rank),
     );
-    this.toAll('beat', text, (to) => ({
+    const fields = (to: number) => ({
       group: r?.group ?? 0,
       channel: r?.channel ?? 0,
       opSeq: r?.opSeq ?? 0,
       chunk: Atomics.load(control.words, word.progress) >>> 0,
       slot: op ? (absent.has(to) ? 2 : 1) : 0,
       ack: asleep,
-    }));
+    });
+    this.toAll('beat', text, fields, overAll);
   }
 
   /** Tells all others why this rank gives up. */
@@ -221,8 +248,13 @@ export class Liveness {
     this.toAll('bye', '');
   }
 
-  private toAll(kind: FrameKind, text: string, fields: (to: number) => Partial<Frame> = () => ({})): void {
-    const { engine, transport } = this.o;
+  private toAll(
+    kind: FrameKind,
+    text: string,
+    fields: (to: number) => Partial<Frame> = () => ({}),
+    overAll = true,
+  ): void {
+    const { engine, transport, datagrams } = this.o;
     const payload = Buffer.from(text);
     for (let to = 0; to < engine.size; to++) {
       if (to === engine.rank) continue;
@@ -231,7 +263,9 @@ export class Liveness {
       const plain = { group: 0, channel: 0, opSeq: 0, chunk: 0, slot: 0, ack: 0 };
       const addressed = { from: engine.rank, to, generation: engine.generation, seq: 0, payloadBytes: payload.length };
       encodeHeader(message, { kind, carrier: 'inline', ...plain, ...fields(to), ...addressed }, payload);
-      transport.send(to, [message]);
+      if (overAll) transport.send(to, [message]);
+      // A farewell must not overtake what it ends.
+      if (kind !== 'bye') datagrams?.send(to, message);
     }
   }
 }

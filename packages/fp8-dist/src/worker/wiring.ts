@@ -11,6 +11,7 @@ import { curveKeys, isLoopback } from '../rendezvous/security.ts';
 import { meet } from '../rendezvous/store.ts';
 import { serveZap, type ZapHandler } from '../rendezvous/zap.ts';
 import type { Transport } from '../transport/transport.ts';
+import { bindDatagrams, type Datagrams } from '../transport/datagrams.ts';
 import { bindInbox, zeromqTransport } from '../transport/zeromq.ts';
 import { portsTransport } from '../transport/ports.ts';
 import type { Wiring } from './messages.ts';
@@ -24,6 +25,8 @@ export interface Wired {
   isMappedBy: (rank: number) => boolean;
   pidOf: (rank: number) => number | null;
   addresses: string[];
+  /** Heartbeats to ranks on other machines, if there are any. */
+  datagrams: Datagrams | null;
   /** Set before the transports report anything. */
   events: { onDown: (rank: number) => void; onUp: (rank: number) => void };
   close: () => Promise<void>;
@@ -47,6 +50,7 @@ function wirePorts({ rank, ports }: Extract<Wiring, { kind: 'ports' }>): Wired {
     isMappedBy: () => false,
     pidOf: () => null,
     addresses: ports.map((_, r) => `thread ${r}`),
+    datagrams: null,
     events: { onDown: () => {}, onUp: () => {} },
     close: () => data.close(),
   };
@@ -106,6 +110,7 @@ async function wireZeroMQ(
     const local = overNetwork ? await addressTowards(masterAddr) : null;
     const tcpData = local ? await bindInbox(zmq, `tcp://${local}:*`, keys) : null;
     const tcpControl = local ? await bindInbox(zmq, `tcp://${local}:*`, keys) : null;
+    const datagrams = local && keys ? await bindDatagrams(local) : null;
     const arena = addon?.arenaCreate && process.env.FP8_SHM !== '0' ? addon.arenaCreate(arenaSlots * slotBytes) : null;
     const self: Member = {
       rank,
@@ -116,6 +121,7 @@ async function wireZeroMQ(
       ipcControl: ipcControl.endpoint,
       tcpData: tcpData?.endpoint ?? null,
       tcpControl: tcpControl?.endpoint ?? null,
+      udp: datagrams?.endpoint ?? null,
       arenaFd: arena?.fd ?? null,
       arenaBytes: arena ? arenaSlots * slotBytes : null,
     };
@@ -145,6 +151,8 @@ async function wireZeroMQ(
       onDown: (r) => events.onDown(r),
       onUp: (r) => events.onUp(r),
     });
+    const far = members.map((m, r) => (routes[r].local ? null : m.udp));
+    datagrams?.join({ key: jobKey as string, generation, rank, endpoints: far });
     const mappedBy = await rendezvous.ready(arenas.flatMap((a, r) => (a ? [r] : [])));
     return {
       data,
@@ -155,9 +163,11 @@ async function wireZeroMQ(
       isMappedBy: (r) => mappedBy[r].includes(rank),
       pidOf: (r) => (routes[r].local ? members[r].pid : null),
       addresses,
+      datagrams,
       events,
       async close() {
         removeFolder();
+        datagrams?.close();
         await Promise.all([data.close(), control.close()]);
         await zap?.close();
       },

@@ -109,6 +109,7 @@ describe('damaged messages', () => {
       ipcControl: null,
       tcpData: null,
       tcpControl: null,
+      udp: null,
       arenaFd: 3,
       arenaBytes: 1,
     };
