@@ -135,3 +135,10 @@ export function watchLag(): () => number {
 
 /** How often a fault test repeats: `few` in CI, `many` with FAULTS=all. */
 export const times = (few: number, many: number): number => (process.env.FAULTS === 'all' ? many : few);
+
+/** "120 ms (median), 300 ms (p99), 310 ms (largest) of 100". */
+export function percentiles(list: number[]): string {
+  const sorted = [...list].sort((a, b) => a - b);
+  const at = (q: number) => Math.round(sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))]);
+  return `${at(0.5)} ms (median), ${at(0.99)} ms (p99), ${at(1)} ms (largest) of ${list.length}`;
+}

@@ -34,6 +34,8 @@ export interface Machines {
   plugged(yes: boolean): void;
   /** Drops so many percent of what comes in, on one machine or on both. */
   loss(percent: number, which?: 0 | 1): void;
+  /** Drops all datagrams on both machines. */
+  blockDatagrams(): void;
   /** Closes all TCP connections of a machine that are open now. */
   closeConnections(which: 0 | 1): void;
   remove(): void;
@@ -67,7 +69,8 @@ export function twoMachines(): Machines {
     loss(percent, which) {
       names.forEach((name, i) => {
         if (which !== undefined && which !== i) return;
-        const rule = `add rule inet t in iifname eth0 numgen random mod 100 < ${percent} drop`;
+        const some = percent < 100 ? `numgen random mod 100 < ${percent} ` : '';
+        const rule = `add rule inet t in iifname eth0 ${some}drop`;
         run(
           'ip',
           'netns',
@@ -78,9 +81,19 @@ export function twoMachines(): Machines {
         );
       });
     },
+    blockDatagrams() {
+      for (const name of names) {
+        run('ip', 'netns', 'exec', name, 'nft', 'insert rule inet t in iifname eth0 meta l4proto udp drop');
+      }
+    },
     closeConnections: (which) => run('ip', 'netns', 'exec', names[which], 'ss', '-K', '-t', 'state', 'established'),
     remove() {
-      for (const name of names) spawnSync('ip', ['netns', 'del', name]);
+      for (const name of names) {
+        // A test that failed half-way leaves its job running.
+        const pids = spawnSync('ip', ['netns', 'pids', name], { encoding: 'utf8' }).stdout.split('\n').filter(Boolean);
+        if (pids.length) spawnSync('kill', ['-9', ...pids]);
+        spawnSync('ip', ['netns', 'del', name]);
+      }
     },
   };
 }

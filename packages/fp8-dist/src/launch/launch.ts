@@ -157,6 +157,7 @@ export async function launch(options: LaunchOptions): Promise<LaunchResult> {
       FP8_LAUNCHER_PID: `${process.pid}`,
     };
     if (oneMachine) env.FP8_JOB_FOLDER = folder;
+    else env.FP8_SOCKET_FOLDER = folder;
     if (jobKey && !base.FP8_JOB_KEY_FILE) env.FP8_JOB_KEY = jobKey;
     if (flight) env.FP8_FLIGHT_DIR = flight;
     const speaks = options.prefix === 'first' && rank === 0;

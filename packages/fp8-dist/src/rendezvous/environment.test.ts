@@ -22,6 +22,7 @@ describe('the environment', () => {
       masterAddr: '10.0.0.7',
       masterPort: 29500,
       folder: null,
+      socketFolder: null,
       launchedBy: 'variables',
     });
   });

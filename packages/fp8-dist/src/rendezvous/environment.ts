@@ -11,6 +11,8 @@ export interface Environment {
   masterPort: number;
   /** Set by our launcher for jobs on one machine: a folder of mode 0700 that holds the job's sockets. */
   folder: string | null;
+  /** Set by our launcher for jobs on several machines: the same, for the sockets of this machine's ranks. */
+  socketFolder: string | null;
   launchedBy: 'variables' | 'slurm' | 'mpi' | 'none';
 }
 
@@ -46,6 +48,7 @@ export function readEnvironment(env: NodeJS.ProcessEnv = process.env): Environme
     masterAddr: '127.0.0.1',
     masterPort: 0,
     folder: null,
+    socketFolder: null,
     launchedBy: 'none' as const,
   };
   if (e.worldSize < 1 || e.rank >= e.worldSize)
@@ -68,6 +71,7 @@ function fromVariables(env: NodeJS.ProcessEnv): Environment | null {
     masterAddr: env.MASTER_ADDR ?? '127.0.0.1',
     masterPort: folder || worldSize === 1 ? whole(env, 'MASTER_PORT', 0) : whole(env, 'MASTER_PORT'),
     folder,
+    socketFolder: env.FP8_SOCKET_FOLDER || null,
     launchedBy: 'variables',
   };
 }
@@ -91,6 +95,7 @@ function fromSlurm(env: NodeJS.ProcessEnv): Environment | null {
     // A port of the job's own, so that two jobs on a node do not meet.
     masterPort: whole(env, 'MASTER_PORT', 20000 + ((jobId * 7 + step) % 20000)),
     folder: null,
+    socketFolder: null,
     launchedBy: 'slurm',
   };
 }
@@ -110,6 +115,7 @@ function fromMpi(env: NodeJS.ProcessEnv): Environment | null {
     masterAddr: env.MASTER_ADDR ?? '127.0.0.1',
     masterPort: whole(env, 'MASTER_PORT', 20000 + (Number(job || 0) % 20000)),
     folder: null,
+    socketFolder: null,
     launchedBy: 'mpi',
   };
 }

@@ -203,6 +203,14 @@ export class Liveness {
       return;
     }
     if (p.downSince) {
+      // It has said that it leaves, and only its farewell is missing.
+      const leaving = engine.active.every(({ request: r, announced }) => {
+        return r.code === 'close' && announced[r.members.indexOf(rank)];
+      });
+      if (leaving && engine.active.length) {
+        p.left = true;
+        return;
+      }
       const pid = this.o.pidOf(rank);
       if (pid !== null && !isAlive(pid)) return engine.lost(rank, `its process ${pid} has ended`);
       // On a bad network connections close, and beats that still come say that the rank lives.

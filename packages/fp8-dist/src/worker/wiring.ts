@@ -98,8 +98,10 @@ async function wireZeroMQ(
   let zap: ZapHandler | null = null;
   if (keys) zap = await serveZap(zmq, keys.publicKey);
 
-  const ownFolder = env.folder ? null : mkdtempSync(join(tmpdir(), 'fp8lm-'));
-  const folder = env.folder ?? (ownFolder as string);
+  // A launcher's folder goes with the launcher, whatever becomes of the ranks.
+  const given = env.folder ?? env.socketFolder;
+  const ownFolder = given ? null : mkdtempSync(join(tmpdir(), 'fp8lm-'));
+  const folder = given ?? (ownFolder as string);
   mkdirSync(folder, { recursive: true, mode: 0o700 });
   const removeFolder = () => {
     if (ownFolder) rmSync(ownFolder, { recursive: true, force: true });
