@@ -18,6 +18,13 @@ export * from './layers/index.ts';
 export * from './memory.ts';
 export * from './module.ts';
 export * from './ops/index.ts';
+// The pieces of `linear`, for layers that put communication between its products.
+export {
+  computeF32,
+  gradientForProducts,
+  multiplyByWeight,
+  multiplyGradientByWeight,
+} from './ops/linear.ts';
 export * from './parameter.ts';
 export * from './random.ts';
 export * from './recipe.ts';

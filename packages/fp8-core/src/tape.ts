@@ -72,7 +72,7 @@ let tape: Node[] | null = null;
 let tracked = new Set<number>();
 let training = false;
 
-/** True inside `record`, also where recording is suspended for recomputation: delayed scaling records amaxes only here. */
+/** True inside `record` (also where recording is suspended for recomputation) and `backward`: delayed scaling records amaxes only here. */
 export const isTraining = (): boolean => training;
 
 /** Makes a function of an op: calls it, and appends it to the running tape if there is one. */
@@ -118,6 +118,8 @@ export class Run<T extends Tensor = Tensor> {
     this.nodes = [];
     const gradients = new Map<number, Tensor>();
     gradients.set(this.output.id, dy ? dy.retain() : this.output.retain());
+    const outer = training;
+    training = true;
     try {
       for (let node = nodes.pop(); node; node = nodes.pop()) {
         const { op, context, inputs, output } = node;
@@ -147,6 +149,7 @@ export class Run<T extends Tensor = Tensor> {
         return g ? scope(() => g.slice(0, g.shape[0])) : null;
       });
     } finally {
+      training = outer;
       for (const g of gradients.values()) g.release();
       for (const node of nodes) node.context.releaseSaved();
     }

@@ -3,6 +3,8 @@ export { Communicator, type CommunicatorOptions } from './communicator.ts';
 export { DistError, type FailureKind, ProtocolError } from './errors.ts';
 export { evenShares, Group, type ReduceOptions } from './group.ts';
 export { init } from './init.ts';
+export * from './layers/index.ts';
+export * from './mappings/index.ts';
 export { initializeModelParallel, Mesh, type ModelParallelSizes } from './mesh.ts';
 export type { ReduceOp } from './math/math.ts';
 export { maxNumbers, sumNumbers } from './numbers.ts';

@@ -14,7 +14,8 @@ interface Where {
 }
 
 /**
- * Rows of `table` by token, plus learned positions.
+ * Rows of `table` by token, plus learned positions. With a shard of the vocabulary, the row of a token of another rank is zero:
+ * the sum over the ranks is the embedding.
  * @param tokens i32 [T, B]
  * @param table [V, C]
  * @param positions [maxSeq, C] or null
@@ -36,7 +37,7 @@ export const embedding = defineOp({
       rows: seq * batch,
       dim: table.shape[1],
       vocab: table.shape[0],
-      vocab_start: 0,
+      vocab_start: table.shard?.ranges[0][0] ?? 0,
       batch,
       position,
       max_seq: maxSeq,

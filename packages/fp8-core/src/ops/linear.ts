@@ -54,62 +54,72 @@ export const linear = defineOp({
         `linear ${layer.weight.name}: x is [${x.shape}] but w is [${n}, ${k}]; their last dims must match`,
       );
     }
-    const { recipe } = layer;
     const a = layer.sites ? quantizeAt(x, layer.sites.x) : x;
-    const y = empty(x.backend, [...x.shape.slice(0, -1), n], recipe.act);
-    x.backend.kernels.gemm({
-      c: y,
-      a,
-      b: computeWeight(layer),
-      bias: layer.bias?.data,
-      m: x.size / k,
-      n,
-      k,
-      trans_a: 0,
-      trans_b: 1,
-      accumulate: 0,
-      compute_f32: recipe.gemm === 'f32' ? 1 : 0,
-      alpha: 1,
-    });
     context.save(a);
     context.state = layer;
-    return y;
+    return multiplyByWeight(a, layer, layer.bias);
   },
   backward(context, dy) {
     const layer = context.state as LinearLayer;
     const [a] = context.saved;
-    const [n, k] = layer.weight.shape;
-    const m = dy.size / n;
-    const { backend } = dy;
-    const compute_f32 = layer.recipe.gemm === 'f32' ? 1 : 0;
-    const g = gradientOfOutput(dy, layer, m, n);
-    let dx: Tensor | null = null;
-    if (context.wants[0]) {
-      dx = empty(backend, [...dy.shape.slice(0, -1), k], layer.recipe.act);
-      const b = computeWeight(layer);
-      backend.kernels.gemm({
-        c: dx,
-        a: g,
-        b,
-        m,
-        n: k,
-        k: n,
-        trans_a: 0,
-        trans_b: 0,
-        accumulate: 0,
-        compute_f32,
-        alpha: 1,
-      });
-    }
-    accumulateProduct(layer.weight, g, a, m, compute_f32);
+    const m = dy.size / layer.weight.shape[0];
+    const g = gradientForProducts(dy, layer);
+    const dx = context.wants[0] ? multiplyGradientByWeight(g, layer) : null;
+    accumulateProduct(layer.weight, g, a, m, computeF32(layer.recipe));
     return [dx];
   },
 });
 
-/** dy as the products read it, its column sums added to the bias gradient on the way. */
-function gradientOfOutput(dy: Tensor, layer: LinearLayer, rows: number, dim: number): Tensor {
+/** The `compute_f32` of a recipe's products. */
+export const computeF32 = (recipe: Recipe): number => (recipe.gemm === 'f32' ? 1 : 0);
+
+/** a w^T (+ bias) in the activation dtype; `a` as the product reads it. [..., in] -> [..., out] */
+export function multiplyByWeight(a: Tensor, layer: LinearLayer, bias: Parameter | null): Tensor {
+  const [n, k] = layer.weight.shape;
+  const y = empty(a.backend, withLastDim(a, n), layer.recipe.act);
+  a.backend.kernels.gemm({
+    c: y,
+    a,
+    b: computeWeight(layer),
+    bias: bias?.data,
+    m: a.size / k,
+    n,
+    k,
+    trans_a: 0,
+    trans_b: 1,
+    accumulate: 0,
+    compute_f32: computeF32(layer.recipe),
+    alpha: 1,
+  });
+  return y;
+}
+
+/** g w in the activation dtype: the gradient of the layer's input. [..., out] -> [..., in] */
+export function multiplyGradientByWeight(g: Tensor, layer: LinearLayer): Tensor {
+  const [n, k] = layer.weight.shape;
+  const dx = empty(g.backend, withLastDim(g, k), layer.recipe.act);
+  g.backend.kernels.gemm({
+    c: dx,
+    a: g,
+    b: computeWeight(layer),
+    m: g.size / n,
+    n: k,
+    k: n,
+    trans_a: 0,
+    trans_b: 0,
+    accumulate: 0,
+    compute_f32: computeF32(layer.recipe),
+    alpha: 1,
+  });
+  return dx;
+}
+
+/** dy as the products read it, its column sums added to the gradient of `bias` on the way. [..., out] */
+export function gradientForProducts(dy: Tensor, layer: LinearLayer, bias: Parameter | null = layer.bias): Tensor {
   const { kernels } = dy.backend;
-  const sums = layer.bias?.gradForAdding() ?? null;
+  const [dim] = layer.weight.shape;
+  const rows = dy.size / dim;
+  const sums = bias?.gradForAdding() ?? null;
   if (!layer.sites) {
     if (sums) kernels.column_sums({ y: sums, x: dy, rows, dim });
     return dy;

@@ -1,5 +1,5 @@
 import type { ParamFormat, Recipe } from '../recipe.ts';
-import { plain } from './formats.ts';
+import { plain, plainPayloads } from './formats.ts';
 
 /** Mixed precision as Megatron-LM does it: 18 bytes a parameter. */
 const mixed: ParamFormat = { weight: 'bf16', master: 'f32', grad: 'f32', gradPayload: 'f32', m: 'f32', v: 'f32' };
@@ -14,5 +14,5 @@ export const bf16: Recipe = {
   embedding: mixed,
   vector: plain,
   autoScale: null,
-  parallelPayload: 'bf16',
+  parallel: plainPayloads,
 };

@@ -1,4 +1,4 @@
-import type { AutoScale, Fp8Gemm, ParamFormat } from '../recipe.ts';
+import type { AutoScale, Fp8Gemm, ParallelPayloads, ParamFormat } from '../recipe.ts';
 
 /** Everything in float32: 16 bytes a parameter. */
 export const plain: ParamFormat = { weight: 'f32', master: null, grad: 'f32', gradPayload: 'f32', m: 'f32', v: 'f32' };
@@ -15,3 +15,12 @@ export const hybrid: Fp8Gemm = {
 
 /** FP8-LM section 2.1: halve above 0.001 % saturated, else double in 1,000 steps. */
 export const autoScale: AutoScale = { threshold: 1e-5, growth: 2 ** (1 / 1000) };
+
+/** All payloads in the activations' dtype. */
+export const plainPayloads: ParallelPayloads = {
+  input: 'act',
+  outputGrad: 'act',
+  output: 'act',
+  inputGrad: 'act',
+  boundary: 'act',
+};

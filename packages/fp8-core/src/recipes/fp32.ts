@@ -1,5 +1,5 @@
 import type { Recipe } from '../recipe.ts';
-import { plain } from './formats.ts';
+import { plain, plainPayloads } from './formats.ts';
 
 /** The yardstick of correctness: nothing is narrower than float32. */
 export const fp32: Recipe = {
@@ -11,5 +11,5 @@ export const fp32: Recipe = {
   embedding: plain,
   vector: plain,
   autoScale: null,
-  parallelPayload: 'f32',
+  parallel: plainPayloads,
 };

@@ -1,5 +1,5 @@
 import type { Recipe } from '../recipe.ts';
-import { autoScale, hybrid, plain } from './formats.ts';
+import { autoScale, hybrid, plain, plainPayloads } from './formats.ts';
 
 /** FP8-LM level 1: FP8 products, FP8 gradients, scaled FP16 weights. */
 export const o1: Recipe = {
@@ -11,5 +11,5 @@ export const o1: Recipe = {
   embedding: { ...plain, gradPayload: 'bf16' },
   vector: plain,
   autoScale,
-  parallelPayload: 'bf16',
+  parallel: plainPayloads,
 };
