@@ -147,6 +147,18 @@ export class Parameter {
     this.gradient = null;
   }
 
+  /** Keeps rows [begin, end) of the master copy, on a rank that owns no more. */
+  keepMasterRows(begin: number, end: number): void {
+    const whole = this.master;
+    if (!whole || end - begin === whole.shape[0]) return;
+    const { backend } = this;
+    const shape = [end - begin, ...whole.shape.slice(1)];
+    this.master = persist(() => inCategory('optimizer', () => empty(backend, shape, whole.dtype)));
+    const own = this.master;
+    scope(() => backend.copy(own.handle, whole.slice(begin, end).handle));
+    whole.release();
+  }
+
   /** Frees the master copy, on a rank that does not own it: it gets its weights from the owner. */
   releaseMaster(): void {
     this.master?.release();

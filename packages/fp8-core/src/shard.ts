@@ -45,7 +45,7 @@ export function makeShard(shape: Shape, dim: 0 | 1, ranges: readonly Range[], gr
 const lengthOf = (ranges: readonly Range[]): number => ranges.reduce((n, [begin, end]) => n + end - begin, 0);
 
 /** Shape of the part. */
-export const shardShape = ({ shape, dim, ranges }: Shard): Shape =>
+export const shardShape = ({ shape, dim, ranges }: Pick<Shard, 'shape' | 'dim' | 'ranges'>): Shape =>
   shape.map((n, d) => (d === dim ? lengthOf(ranges) : n));
 
 /** A run of consecutive elements of the whole tensor and where it lies in the part. */
@@ -74,7 +74,11 @@ export function* shardRuns({ shape, dim, ranges }: Pick<Shard, 'shape' | 'dim' |
  * Cuts the part out of the whole tensor's bytes.
  * @param width bytes of one element
  */
-export function sliceShard(shard: Shard, whole: Uint8Array, width: number): Uint8Array {
+export function sliceShard(
+  shard: Pick<Shard, 'shape' | 'dim' | 'ranges'>,
+  whole: Uint8Array,
+  width: number,
+): Uint8Array {
   checkBytes('sliceShard', whole, shard.shape, width);
   const part = new Uint8Array(sizeOf(shardShape(shard)) * width);
   for (const { whole: at, local, length } of shardRuns(shard)) {

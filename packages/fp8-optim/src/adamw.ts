@@ -1,8 +1,11 @@
 // AdamW over states of any dtype. The arithmetic is one fused kernel a parameter (kernels.def: `adamw`): moments and weight
 // are read in their stored dtypes, updated in float32 with the un-quantised new moments, and stored with new just-in-time
 // scales. Bytes a linear parameter: 16 in fp32, 18 in bf16 (with its BF16 copy), 6 in FP8-LM's O2.
-import { type Backend, empty, inCategory, type Parameter, persist, type Tensor } from 'fp8-core';
-import { alone, type OptimizerExchange } from './exchange.ts';
+//
+// A tensor of which several ranks update a part keeps one scale: the kernel first measures on all ranks, the largest amaxes of
+// all parts are found in one exchange, then it applies with these. Parts thus get the bits that one rank would give the whole.
+import { type Backend, empty, inCategory, type Parameter, persist, scope, sizeOf, type Tensor } from 'fp8-core';
+import { alone, type OptimizerExchange, type Rows } from './exchange.ts';
 
 export interface AdamWOptions {
   /** beta1, beta2. FP8-LM trains with 0.9 and 0.95. */
@@ -22,10 +25,12 @@ export interface StepResult {
   skipped: boolean;
 }
 
-/** First and second moment of one parameter. */
+/** First and second moment of one parameter, as far as this rank updates it. */
 export interface Moments {
   m: Tensor;
   v: Tensor;
+  /** Rows of the parameter that they belong to. */
+  rows: Rows;
 }
 
 export class AdamW {
@@ -54,8 +59,10 @@ export class AdamW {
     const make = (shape: readonly number[], dtype: Tensor['dtype']): Tensor =>
       persist(() => inCategory('optimizer', () => empty(this.backend, shape, dtype)));
     for (const p of parameters) {
-      if (!exchange.owns(p)) continue;
-      const state = { m: make(p.shape, p.format.m), v: make(p.shape, p.format.v) };
+      const rows = exchange.ownedRows(p);
+      if (!rows) continue;
+      const shape = [rows[1] - rows[0], ...p.shape.slice(1)];
+      const state = { m: make(shape, p.format.m), v: make(shape, p.format.v), rows };
       for (const y of [state.m, state.v]) kernels.fill({ y, n: y.size, value: 0 });
       this.moments.set(p, state);
     }
@@ -75,51 +82,108 @@ export class AdamW {
    * @param lr learning rate of this step
    */
   step(lr: number): StepResult {
+    this.measureNorm();
+    const parts = new Set(this.parameters.filter((p) => this.exchange.sharesScale(p)));
+    for (const [p, moments] of this.moments) if (!parts.has(p)) this.update(p, moments, lr, 0, null);
+    const [, gradNorm, skip] = this.readControl();
+    if (skip) return { gradNorm, skipped: true };
+    if (parts.size) this.updateParts([...parts], lr);
+    this.updateAutoScale(parts);
+    this.exchange.publish();
+    return { gradNorm, skipped: false };
+  }
+
+  /** The global norm, and what follows from it, into `control`. */
+  private measureNorm(): void {
     const { kernels } = this.backend;
-    const { betas, eps, weightDecay, maxGradNorm } = this.options;
     kernels.fill({ y: this.sums, n: this.sums.size, value: 0 });
     this.parameters.forEach((p, i) => {
-      if (p.grad && this.exchange.measures(p)) kernels.sum_squares({ y: this.sumOf[i], x: p.grad, n: p.size });
+      const rows = this.exchange.measuredRows(p);
+      const { grad } = p;
+      if (rows && grad) withRows(p, rows, [grad], ([x]) => kernels.sum_squares({ y: this.sumOf[i], x, n: x.size }));
     });
     this.exchange.sum(this.sums);
     kernels.clip_control({
       control: this.control,
       sums: this.sums,
       count: this.parameters.length,
-      max_norm: maxGradNorm,
+      max_norm: this.options.maxGradNorm,
     });
-    for (const [p, { m, v }] of this.moments) {
-      const { grad } = p;
-      if (!grad) continue;
-      kernels.adamw({
-        w: p.data,
+  }
+
+  /** @param phase 0: all of it; 1: only measures amaxes; 2: applies with the amaxes of all parts */
+  private update(p: Parameter, { m, v, rows }: Moments, lr: number, phase: 0 | 1 | 2, amaxes: Tensor | null): void {
+    if (!p.grad) return;
+    const { betas, eps, weightDecay } = this.options;
+    withRows(p, rows, [p.grad, p.data], ([grad, w]) => {
+      this.backend.kernels.adamw({
+        w,
         master: p.master,
         grad,
         m,
         v,
         control: this.control,
-        n: p.size,
-        phase: 0,
+        amaxes,
+        n: m.size,
+        phase,
         lr,
         beta1: betas[0],
         beta2: betas[1],
         eps,
         weight_decay: p.decay ? weightDecay : 0,
       });
-    }
-    const [, gradNorm, skip] = this.readControl();
-    if (!skip) {
-      this.updateAutoScale();
-      this.exchange.publish();
-    }
-    return { gradNorm, skipped: skip !== 0 };
+    });
   }
 
-  /** Lets mu of each FP8 gradient follow its saturation (FP8-LM, section 2.1). */
-  private updateAutoScale(): void {
-    for (const { mu, grad, autoScale, size } of this.moments.keys()) {
-      if (mu && grad && autoScale) this.backend.kernels.mu_update({ mu, x: grad, n: size, ...autoScale });
+  /** Tensors of which other ranks update other parts: measure, exchange the amaxes, apply. */
+  private updateParts(parts: readonly Parameter[], lr: number): void {
+    scope(() => {
+      const values = new Float32Array(3 * parts.length);
+      const bytes = new Uint8Array(values.buffer);
+      const amaxes = empty(this.backend, [values.length], 'f32');
+      this.backend.kernels.fill({ y: amaxes, n: amaxes.size, value: 0 });
+      const eachOwned = (phase: 1 | 2): void =>
+        parts.forEach((p, i) => {
+          const moments = this.moments.get(p);
+          if (moments) this.update(p, moments, lr, phase, amaxes.slice(3 * i, 3 * i + 3));
+        });
+      eachOwned(1);
+      this.backend.read(amaxes.handle, bytes);
+      this.exchange.maxOverParts(values);
+      this.backend.write(amaxes.handle, bytes);
+      eachOwned(2);
+    });
+  }
+
+  /** Lets mu of each FP8 gradient follow its saturation (FP8-LM, section 2.1), of a tensor in parts that of all parts. */
+  private updateAutoScale(parts: ReadonlySet<Parameter>): void {
+    const { kernels } = this.backend;
+    for (const p of this.moments.keys()) {
+      const { mu, grad, autoScale, size } = p;
+      if (mu && grad && autoScale && !parts.has(p)) kernels.mu_update({ mu, x: grad, n: size, ...autoScale });
     }
+    const scaled = [...parts].filter((p) => p.mu);
+    if (scaled.length) scope(() => this.followParts(scaled));
+  }
+
+  private followParts(parts: readonly Parameter[]): void {
+    const { kernels } = this.backend;
+    const values = new Float32Array(parts.length);
+    const bytes = new Uint8Array(values.buffer);
+    const counts = empty(this.backend, [parts.length], 'f32');
+    kernels.fill({ y: counts, n: counts.size, value: 0 });
+    parts.forEach((p, i) => {
+      const rows = this.exchange.measuredRows(p);
+      if (rows && p.grad)
+        withRows(p, rows, [p.grad], ([x]) => kernels.saturated({ y: counts.slice(i, i + 1), x, n: x.size }));
+    });
+    this.backend.read(counts.handle, bytes);
+    this.exchange.sumOverParts(values);
+    this.backend.write(counts.handle, bytes);
+    parts.forEach((p, i) => {
+      if (!p.mu || !p.autoScale || !this.moments.has(p)) return;
+      kernels.mu_follow({ mu: p.mu, count: counts.slice(i, i + 1), total: sizeOf(p.wholeShape), ...p.autoScale });
+    });
   }
 
   /** [clip coefficient, norm, skip, steps taken] as of the last step. */
@@ -136,4 +200,10 @@ export class AdamW {
     }
     for (const t of [...this.sumOf, this.sums, this.control]) t.release();
   }
+}
+
+/** Runs `fn` on the rows of some of a parameter's tensors. */
+function withRows(p: Parameter, [begin, end]: Rows, tensors: readonly Tensor[], fn: (rows: Tensor[]) => void): void {
+  if (begin === 0 && end === p.shape[0]) return fn([...tensors]);
+  scope(() => fn(tensors.map((t) => t.slice(begin, end))));
 }

@@ -2,6 +2,7 @@ export * from './backend.ts';
 export * from './data/index.ts';
 export * from './files/index.ts';
 export * from './format.ts';
+export * from './gathered_state.ts';
 export * from './generate.ts';
 export * from './layout.ts';
 export * from './load.ts';

@@ -7,7 +7,7 @@
 //
 // The format knows no ranks: tensors are whole, whatever layout wrote them (gathered_state.ts), and each rank reads its part.
 import { dtypes, type Parameter, type Shape, type Shard, sizeOf, sliceShard, type Tensor, UserError } from 'fp8-core';
-import type { AdamW } from 'fp8-optim';
+import { type AdamW, allRows, type Rows } from 'fp8-optim';
 import type { Checkpoint, SafetensorsDtype } from './files/index.ts';
 import type { LanguageModel } from './trainer.ts';
 
@@ -21,7 +21,7 @@ export interface HeldTensor {
   /** Of the whole tensor. */
   shape: Shape;
   /** The part that is here, or null for the whole. */
-  shard: Shard | null;
+  shard: Pick<Shard, 'shape' | 'dim' | 'ranges'> | null;
   read(): Uint8Array;
   /** Takes the bytes of what is here; absent for what follows from other tensors. */
   write?(bytes: Uint8Array): void;
@@ -33,14 +33,14 @@ const floatsOf = (bytes: Uint8Array): Float32Array => new Float32Array(bytes.sli
 const bytesOf = (values: Float32Array): Uint8Array =>
   new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
 
-function held(file: HeldTensor['file'], name: string, t: Tensor, p?: Parameter): HeldTensor {
-  const isPart = p?.shard && t.size === p.size && t.size !== sizeOf(p.wholeShape);
+/** @param rows of the parameter's that the tensor is; absent for what does not have its shape */
+function held(file: HeldTensor['file'], name: string, t: Tensor, p?: Parameter, rows?: Rows): HeldTensor {
   return {
     name,
     file,
     dtype: dtypes[t.dtype].safetensors as SafetensorsDtype,
-    shape: isPart ? p.wholeShape : t.shape,
-    shard: isPart ? p.shard : null,
+    shape: p && rows ? p.wholeShape : t.shape,
+    shard: p && rows ? shardOf(p, rows) : null,
     read() {
       const bytes = new Uint8Array(t.numBytes);
       t.backend.read(t.handle, bytes);
@@ -48,6 +48,13 @@ function held(file: HeldTensor['file'], name: string, t: Tensor, p?: Parameter):
     },
     write: (bytes) => t.backend.write(t.handle, bytes),
   };
+}
+
+/** Which part of the whole tensor some rows of what is here are. */
+function shardOf(p: Parameter, [begin, end]: Rows): HeldTensor['shard'] {
+  if (begin === 0 && end === p.shape[0]) return p.shard;
+  const offset = p.shard ? p.shard.ranges[0][0] : 0;
+  return { shape: p.wholeShape, dim: 0, ranges: [[offset + begin, offset + end]] };
 }
 
 const heldFloats = (
@@ -78,20 +85,20 @@ const heldBlock = (name: string, t: Tensor): HeldTensor =>
 /** Everything that a resumed run needs to the bit, as far as this rank holds it. */
 export function stateOf(model: LanguageModel, optimizer: AdamW): HeldTensor[] {
   const all: HeldTensor[] = [];
-  const add = (file: HeldTensor['file'], name: string, t: Tensor | null | undefined, p?: Parameter): void => {
+  const add = (file: HeldTensor['file'], name: string, t?: Tensor | null, p?: Parameter, rows?: Rows): void => {
     if (!t) return;
-    all.push(held(file, name, t, p));
+    all.push(held(file, name, t, p, rows));
     if (isScaled(t)) all.push(heldBlock(name, t));
   };
   for (const p of model.parameters()) {
-    add('model', p.name, p.data, p);
+    add('model', p.name, p.data, p, allRows(p));
     if (isScaled(p.data)) all.push(heldFloats('model', `${p.name}_scale`, 1, () => blockOf(p.data).slice(1, 2)));
   }
   for (const p of optimizer.parameters) {
     const moments = optimizer.moments.get(p);
-    add('optimizer', `${p.name}.master`, p.master, p);
-    add('optimizer', `${p.name}.m`, moments?.m, p);
-    add('optimizer', `${p.name}.v`, moments?.v, p);
+    add('optimizer', `${p.name}.master`, p.master, p, moments?.rows);
+    add('optimizer', `${p.name}.m`, moments?.m, p, moments?.rows);
+    add('optimizer', `${p.name}.v`, moments?.v, p, moments?.rows);
     add('optimizer', `${p.name}.mu`, p.mu);
   }
   for (const [site, window] of model.context.scaling.windows) add('optimizer', `window.${site}`, window);
@@ -118,7 +125,7 @@ export function restoreTraining(checkpoint: Checkpoint, model: LanguageModel, op
 /** Loads the weights alone, for generation. @throws UserError naming the first tensor that does not fit */
 export function restoreWeights(checkpoint: Checkpoint, parameters: readonly Parameter[]): void {
   for (const p of parameters) {
-    restore(checkpoint, held('model', p.name, p.data, p));
+    restore(checkpoint, held('model', p.name, p.data, p, allRows(p)));
     if (!isScaled(p.data)) continue;
     const [scaleInv] = floatsOf(checkpoint.tensor(`${p.name}_scale`).bytes);
     p.backend.writeScale(p.data.handle, new Float32Array([1 / scaleInv, scaleInv, 0, 0]));

@@ -47,9 +47,11 @@ test('dp 2 x batch 4 follows dp 1 x batch 8 in float32 for 50 steps within 1e-5,
 });
 
 test('all ranks end with the same bits, and with ZeRO those bits too, in every kind of recipe', async () => {
-  const recipes = ['o2', 'o3', 'bf16'];
+  // Of `wide`, the embedding is more than a rank's share and is cut by rows, 1000 of them for 3 ranks.
+  const wide = { ...model, vocabSize: 1000, numLayers: 1 };
+  const kinds = [{ recipe: 'o2' }, { recipe: 'o3', model: wide }, { recipe: 'bf16', model: wide }];
   const job = { steps: 6, gradAccum: 2 };
-  const jobs = recipes.flatMap((recipe) => ([0, 1, 2] as const).map((zero) => ({ ...job, recipe, zero })));
+  const jobs = kinds.flatMap((kind) => ([0, 1, 2] as const).map((zero) => ({ ...job, ...kind, zero })));
   const results = await onRanks(3, ...jobs);
   for (let i = 0; i < results.length; i += 3) {
     const [[first], , freeing] = results.slice(i, i + 3);
@@ -61,10 +63,10 @@ test('all ranks end with the same bits, and with ZeRO those bits too, in every k
         expect(differing(first, rank)).toEqual([]);
         if (zero) expect(rank.bytes.optimizer).toBeLessThan(0.45 * first.bytes.optimizer);
       }
-      const held = new Set(ranks.flatMap(({ hashes }) => Object.keys(hashes)));
-      expect([...held].sort()).toEqual(Object.keys(first.hashes).sort());
+      expect(ranks[0].gathered).toEqual(first.gathered);
     }
-    for (const { bytes } of freeing) expect(bytes.gradients).toBeLessThan(0.6 * first.bytes.gradients);
+    expect(Object.keys(first.gathered).sort()).toEqual(Object.keys(first.hashes).sort());
+    if (i === 0) for (const { bytes } of freeing) expect(bytes.gradients).toBeLessThan(0.6 * first.bytes.gradients);
   }
 });
 

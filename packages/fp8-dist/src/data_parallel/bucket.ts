@@ -1,29 +1,27 @@
 // A bucket: gradients that travel in one exchange.
-import { empty, inCategory, type Parameter, persist, type Tensor } from 'fp8-core';
+import { dtypes, empty, inCategory, type Parameter, persist, scaleSlot, scope, type Tensor } from 'fp8-core';
 import type { Group } from '../group.ts';
 import type { Work } from '../work.ts';
+import type { Piece } from './pieces.ts';
 
 export class Bucket {
   readonly parameters: readonly Parameter[];
   private readonly group: Group;
-  private readonly owners: readonly number[] | null;
+  /** What goes to which owner, in the owners' order; null reduces to all ranks. */
+  private readonly pieces: readonly Piece[] | null;
   private work: Work | null = null;
   /** BF16 copies of float32 gradients on their way. */
-  private copies: (Tensor | null)[] = [];
+  private readonly copies = new Map<Parameter, Tensor>();
+  private views: Tensor[] = [];
 
   /**
    * @param parameters of one payload dtype
-   * @param ownerOf group rank of a parameter's owner; null reduces to all ranks
+   * @param piecesOf the owners of a parameter's rows; null reduces to all ranks
    */
-  constructor(parameters: readonly Parameter[], group: Group, ownerOf: ((p: Parameter) => number) | null) {
-    // An exchange to owners wants its tensors in the owners' order.
-    this.parameters = ownerOf ? parameters.toSorted((a, b) => ownerOf(a) - ownerOf(b)) : parameters;
-    this.owners = ownerOf ? this.parameters.map(ownerOf) : null;
+  constructor(parameters: readonly Parameter[], group: Group, piecesOf: ((p: Parameter) => Piece[]) | null) {
+    this.parameters = parameters;
+    this.pieces = piecesOf ? parameters.flatMap(piecesOf).sort((a, b) => a.owner - b.owner) : null;
     this.group = group;
-  }
-
-  get isStarted(): boolean {
-    return this.work !== null;
   }
 
   /** True when `finish` would not sleep. */
@@ -33,35 +31,61 @@ export class Bucket {
 
   /** Sends the gradients off. @throws Error if a parameter has none: all ranks must reduce the same tensors */
   start(): void {
-    const tensors = this.parameters.map((p) => {
+    for (const p of this.parameters) {
       if (!p.grad)
         throw new Error(
           `internal: parameter ${p.name} got no gradient in this step; data parallelism needs one of each`,
         );
-      return p.grad;
-    });
-    this.copies = this.parameters.map((p, i) => (p.format.gradPayload === 'bf16' ? toBf16(tensors[i]) : null));
-    const payload = tensors.map((t, i) => this.copies[i] ?? t);
+      if (p.format.gradPayload === 'bf16' && p.grad.dtype !== 'bf16') this.copies.set(p, toBf16(p.grad));
+      if (dtypes[p.grad.dtype].scaled) yieldScale(p.grad);
+    }
     // The division by the number of ranks: in FP8 it goes into the scale, whose shared minimum stays (FP8-LM, equations 4 to 6).
     const options = { op: 'mean', range: 'keep' } as const;
-    this.work = this.owners
-      ? this.group.reduceToOwners(payload, this.owners, options)
-      : this.group.allReduce(payload, options);
+    if (!this.pieces) {
+      this.work = this.group.allReduce(this.parameters.map(this.payloadOf), options);
+      return;
+    }
+    this.views = this.pieces.map(({ parameter, rows }) => persist(() => this.payloadOf(parameter).slice(...rows)));
+    this.work = this.group.reduceToOwners(
+      this.views,
+      this.pieces.map(({ owner }) => owner),
+      options,
+    );
   }
+
+  private readonly payloadOf = (p: Parameter): Tensor => this.copies.get(p) ?? (p.grad as Tensor);
 
   /** Waits until the gradients of this rank are the means over all. */
   finish(): void {
     this.work?.wait();
     this.work = null;
-    this.parameters.forEach((p, i) => {
-      const copy = this.copies[i];
-      if (!copy || !p.grad) return;
-      const isMine = !this.owners || this.owners[i] === this.group.rank;
-      if (isMine) p.backend.kernels.cast({ y: p.grad, x: copy, n: p.size, random: 0 });
+    for (const view of this.views) view.release();
+    this.views = [];
+    for (const [p, copy] of this.copies) {
+      for (const rows of this.rowsToKeep(p)) {
+        scope(() => {
+          const y = (p.grad as Tensor).slice(...rows);
+          p.backend.kernels.cast({ y, x: copy.slice(...rows), n: y.size, random: 0 });
+        });
+      }
       copy.release();
-    });
-    this.copies = [];
+    }
+    this.copies.clear();
   }
+
+  private rowsToKeep(p: Parameter): (readonly [number, number])[] {
+    if (!this.pieces) return [[0, p.shape[0]]];
+    return this.pieces.filter((x) => x.parameter === p && x.owner === this.group.rank).map(({ rows }) => rows);
+  }
+}
+
+/** A gradient that is all zeros fits any scale: it must not keep the shared minimum, which is the others', small. */
+function yieldScale(grad: Tensor): void {
+  const block = grad.backend.readScale(grad.handle);
+  if (block[scaleSlot.amax] !== 0) return;
+  block[scaleSlot.scale] = 2 ** 100;
+  block[scaleSlot.scaleInv] = 2 ** -100;
+  grad.backend.writeScale(grad.handle, block);
 }
 
 function toBf16(x: Tensor): Tensor {

@@ -10,14 +10,14 @@
 // number of ranks folded into it; the factor mu that keeps their sum in range starts at 1/sqrt(ranks) and follows the saturation
 // of the *reduced* gradient (FP8-LM, section 3.2, arXiv:2310.18313).
 //
-// With ZeRO (Rajbhandari et al. 2020, arXiv:1910.02054), each parameter has an owner, which alone keeps master and moments: gradients
-// go to the owner, weights come back from it (zero.ts). Stage 2 also frees gradients that this rank does not own.
+// With ZeRO (Rajbhandari et al. 2020, arXiv:1910.02054), each parameter has an owner, which alone keeps master and moments
+// (pieces.ts): gradients go to the owner, weights come back from it (zero.ts). Stage 2 also frees gradients that this rank does not own.
 import type { Parameter, Tensor } from 'fp8-core';
-import type { OptimizerExchange } from 'fp8-optim';
+import { allRows, type OptimizerExchange, type Rows } from 'fp8-optim';
 import type { Mesh } from '../mesh.ts';
 import { sumNumbers } from '../numbers.ts';
 import { Bucket, cutIntoBuckets } from './bucket.ts';
-import { placeWhole } from './placement.ts';
+import { type Piece, placePieces } from './pieces.ts';
 import { publishWeights } from './zero.ts';
 
 export interface DataParallelOptions {
@@ -31,8 +31,8 @@ export class DataParallel implements OptimizerExchange {
   readonly mesh: Mesh;
   readonly zero: 0 | 1 | 2;
   private readonly parameters: readonly Parameter[];
-  /** Rank in the data group that owns each parameter; without ZeRO the one that measures its gradient. */
-  private readonly owners: ReadonlyMap<Parameter, number>;
+  /** Who owns which rows of a parameter; without ZeRO who measures their gradient. */
+  private readonly pieces: ReadonlyMap<Parameter, readonly Piece[]>;
   private readonly buckets: readonly Bucket[];
   /** How often a step asks for each gradient, whatever the order of its micro-batches; learned in the first step. */
   private uses: ReadonlyMap<Parameter, number> | null = null;
@@ -46,20 +46,26 @@ export class DataParallel implements OptimizerExchange {
     this.mesh = mesh;
     this.zero = dp.size === 1 ? 0 : zero;
     this.parameters = parameters;
-    // Both copies of a tied weight must have one owner, for their gradients meet there.
-    const owners = placeWhole(parameters.map(stateBytes), dp.size, (i) => parameters[i].tied !== null);
-    this.owners = new Map(parameters.map((p, i) => [p, owners[i]]));
-    const ownerOf = this.zero ? this.ownerOf : null;
+    this.pieces = placePieces(parameters, dp.size);
+    const piecesOf = this.zero ? (p: Parameter) => [...this.piecesOf(p)] : null;
     this.buckets =
-      dp.size === 1 ? [] : cutIntoBuckets(parameters, bucketBytes).map((members) => new Bucket(members, dp, ownerOf));
+      dp.size === 1 ? [] : cutIntoBuckets(parameters, bucketBytes).map((members) => new Bucket(members, dp, piecesOf));
     for (const p of parameters) {
-      if (!this.owns(p)) p.releaseMaster();
+      const rows = this.ownedRows(p);
+      if (!rows) p.releaseMaster();
+      else p.keepMasterRows(...rows);
       if (p.mu && dp.size > 1) p.backend.kernels.fill({ y: p.mu, n: 1, value: 1 / Math.sqrt(dp.size) });
     }
   }
 
-  /** Rank in the data group that owns a parameter. */
-  readonly ownerOf = (p: Parameter): number => this.owners.get(p) as number;
+  /** By owner. */
+  private piecesOf(p: Parameter): readonly Piece[] {
+    return this.pieces.get(p) as readonly Piece[];
+  }
+
+  private ownPiece(p: Parameter): Piece | undefined {
+    return this.piecesOf(p).find(({ owner }) => owner === this.mesh.dp.rank);
+  }
 
   // --- a step ------------------------------------------------------------------------------------------------------------------
 
@@ -99,7 +105,10 @@ export class DataParallel implements OptimizerExchange {
   private sumShared(): void {
     const { tp, embedding } = this.mesh;
     const gradients = (which: (p: Parameter) => boolean): Tensor[] =>
-      this.parameters.flatMap((p) => (which(p) && this.owns(p) && p.grad ? [p.grad] : []));
+      this.parameters.flatMap((p) => {
+        const rows = this.ownedRows(p);
+        return which(p) && rows && p.grad ? [p.grad.slice(...rows)] : [];
+      });
     if (tp.size > 1) {
       const shared = gradients((p) => p.sumGrad);
       for (const dtype of new Set(shared.map((g) => g.dtype)))
@@ -113,7 +122,7 @@ export class DataParallel implements OptimizerExchange {
     const bucket = this.buckets[this.oldestBucket++];
     bucket.finish();
     if (this.zero < 2) return;
-    for (const p of bucket.parameters) if (!this.owns(p)) p.releaseGrad();
+    for (const p of bucket.parameters) if (!this.ownedRows(p)) p.releaseGrad();
   }
 
   /** A gradient that was added to after it had been sent would be wrong without a word. */
@@ -128,14 +137,14 @@ export class DataParallel implements OptimizerExchange {
 
   // --- the optimizer's exchange --------------------------------------------------------------------------------------------------
 
-  owns(p: Parameter): boolean {
-    return this.zero === 0 || this.ownerOf(p) === this.mesh.dp.rank;
+  ownedRows(p: Parameter): Rows | null {
+    return this.zero === 0 ? allRows(p) : (this.ownPiece(p)?.rows ?? null);
   }
 
-  /** Once in the job: on the owner; what all tensor-parallel ranks hold on the first of them; of a tied weight the first copy. */
-  measures(p: Parameter): boolean {
-    if (this.ownerOf(p) !== this.mesh.dp.rank || p.tied === 'last') return false;
-    return p.shard !== null || this.mesh.tp.rank === 0;
+  /** On the owner; what all tensor-parallel ranks hold on the first of them; of a tied weight the first copy. */
+  measuredRows(p: Parameter): Rows | null {
+    if (p.tied === 'last' || (p.shard === null && this.mesh.tp.rank !== 0)) return null;
+    return this.ownPiece(p)?.rows ?? null;
   }
 
   sum(sums: Tensor): void {
@@ -152,17 +161,23 @@ export class DataParallel implements OptimizerExchange {
   }
 
   publish(): void {
-    if (this.zero) publishWeights(this.parameters, this.mesh.dp, this.ownerOf);
+    if (this.zero) publishWeights([...this.pieces.values()].flat(), this.mesh.dp);
+  }
+
+  sharesScale(p: Parameter): boolean {
+    return p.shard !== null || (this.zero > 0 && this.piecesOf(p).length > 1);
+  }
+
+  maxOverParts(values: Float32Array): void {
+    this.mesh.tpDp.allReduce(values, { op: 'max' }).wait();
+  }
+
+  sumOverParts(values: Float32Array): void {
+    this.mesh.tpDp.allReduce(values).wait();
   }
 
   /** For `ScalingState.update`: ranks keep the same windows. */
   readonly reduceMax = (amaxes: Float32Array): void => {
     this.mesh.tpDp.allReduce(amaxes, { op: 'max' }).wait();
   };
-}
-
-/** Bytes that only the owner of a parameter keeps: master and moments; what it takes besides decides among equals. */
-function stateBytes({ format, size }: Parameter): number {
-  const width = { f32: 4, bf16: 2, f16: 2, e4m3: 1, e5m2: 1 };
-  return size * ((format.master ? width[format.master] : 0) + width[format.m] + width[format.v]);
 }

@@ -4,7 +4,17 @@ import { ledger, modelContext, recipeNamed } from 'fp8-core';
 import { type Communicator, DataParallel, initializeModelParallel, type Mesh } from 'fp8-dist';
 import { Gpt, type GptConfig } from 'fp8-models';
 import { AdamW } from 'fp8-optim';
-import { backendFor, randomTokens, Sampler, stateOf, Trainer } from 'fp8-train';
+import {
+  backendFor,
+  type CheckpointFile,
+  GatheredState,
+  randomTokens,
+  Sampler,
+  stateOf,
+  type TensorSource,
+  Trainer,
+  writeOrder,
+} from 'fp8-train';
 
 export interface TrainJob {
   model: GptConfig;
@@ -24,10 +34,19 @@ export interface Trained {
   losses: number[];
   norms: number[];
   skipped: boolean[];
-  /** SHA-256 of weights, masters, moments, mu and windows of this rank, by name. */
+  /** SHA-256 of what this rank holds whole of weights, masters, moments, mu and windows, by name. */
   hashes: Record<string, string>;
+  /** On rank 0: the same of all that a checkpoint has. */
+  gathered: Record<string, string>;
   mus: number[];
   bytes: { optimizer: number; gradients: number };
+}
+
+const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
+
+function inWriteOrder({ tensors }: CheckpointFile): TensorSource[] {
+  const list = [...tensors];
+  return writeOrder(list).map((i) => list[i]);
 }
 
 /** Several runs one after the other, as starting threads costs more than the runs. */
@@ -51,6 +70,7 @@ export function trainOn(mesh: Mesh, job: TrainJob): Trained {
     norms: [],
     skipped: [],
     hashes: {},
+    gathered: {},
     mus: [],
     bytes: { optimizer: 0, gradients: 0 },
   };
@@ -63,10 +83,14 @@ export function trainOn(mesh: Mesh, job: TrainJob): Trained {
     result.norms.push(gradNorm);
     result.skipped.push(skipped);
   }
-  for (const { name, read } of stateOf(model, optimizer)) {
-    result.hashes[name] = createHash('sha256').update(read()).digest('hex');
+  const state = stateOf(model, optimizer);
+  for (const { name, read, shard } of state) {
+    if (!shard) result.hashes[name] = sha256(read());
     if (name.endsWith('.mu')) result.mus.push(new Float32Array(read().slice().buffer)[0]);
   }
+  const whole = new GatheredState(mesh.world, state);
+  if (mesh.world.rank > 0) whole.send();
+  else for (const { name, bytes } of whole.files().flatMap(inWriteOrder)) result.gathered[name] = sha256(bytes());
   const live = ledger.live;
   result.bytes = { optimizer: live.optimizer - before.optimizer, gradients: live.gradients - before.gradients };
   optimizer.release();
