@@ -141,7 +141,10 @@ test.each(['bf16', 'o2', 'o3'])('%s: a non-finite gradient skips the step and ch
   const stateOf = () =>
     optimizer.parameters
       .filter((p) => p !== bias)
-      .flatMap((p) => [p.data, p.master, p.mu, ...Object.values(optimizer.moments.get(p) ?? {})])
+      .flatMap((p) => {
+        const { m = null, v = null } = optimizer.moments.get(p) ?? {};
+        return [p.data, p.master, p.mu, m, v];
+      })
       .concat([...model.context.scaling.windows.values()])
       .filter((t) => t !== null)
       .map((t) => Buffer.from(bytesOf(t)).toString('hex'));
