@@ -5,13 +5,14 @@
 //   node build.mjs --bench [--verbose]    build/gemm_bench and other native/*_bench.cc, as programs
 //
 // The file name's ending picks the instruction set (see `flagsFor`); isa.h decides at run time what may be called. Objects
-// are cached by a hash of compiler, flags, source and every header it includes.
+// are cached by a hash of compiler, flags, source and every header it includes; no absolute path enters it, so build/objects may
+// be a link to a folder that several clones share.
 //
 // Link order matters: an inline function that two objects did not inline exists in both, and the linker keeps the FIRST.
 // Objects are therefore linked from the baseline upwards, so that no baseline code ever runs an AVX-512 copy.
 import { execFile, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
+import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { basename, dirname, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -83,13 +84,13 @@ function headersOf(file, seen = new Set()) {
 
 function run(command, args) {
   return new Promise((done) => {
-    execFile(command, args, { maxBuffer: 1 << 26 }, (error, _stdout, stderr) => done({ ok: !error, text: stderr }));
+    execFile(command, args, { cwd: here, maxBuffer: 1 << 26 }, (error, _stdout, stderr) => done({ ok: !error, text: stderr }));
   });
 }
 
 /** Compiles unless an object of the same hash exists; returns its path. */
 async function compile(compiler, file, includes) {
-  const flags = [...common, ...sets[setOf(file)].flags, ...includes.flatMap((d) => ['-I', d])];
+  const flags = [...common, ...sets[setOf(file)].flags, ...includes.flatMap((d) => ['-I', relative(here, d)])];
   const hash = createHash('sha256').update(JSON.stringify([compiler, flags]));
   for (const path of [file, ...[...headersOf(file)].sort()])
     hash.update(relative(here, path)).update(readFileSync(path));
@@ -97,7 +98,7 @@ async function compile(compiler, file, includes) {
   if (existsSync(object)) return object;
   const aside = `${object}.tmp-${process.pid}`;
   const start = Date.now();
-  const result = await run(compiler.name, [...flags, '-c', file, '-o', aside]);
+  const result = await run(compiler.name, [...flags, '-c', relative(here, file), '-o', aside]);
   if (!result.ok) {
     rmSync(aside, { force: true });
     console.error(result.text);
@@ -133,9 +134,10 @@ async function link(compiler, target, args) {
   say(`linked ${relative(process.cwd(), target)}`);
 }
 
-/** Removes objects that no current source maps to. */
+/** Removes objects that no current source maps to; in a shared folder others may need them. */
 function dropStale(kept) {
   const dir = join(out, 'objects');
+  if (lstatSync(dir).isSymbolicLink()) return;
   for (const name of readdirSync(dir)) {
     const stem = name.replace(/-[0-9a-f]{16}\.o$/, '');
     if (name.endsWith('.o') && kept.some((k) => k.stem === stem && k.name !== name))
