@@ -84,7 +84,9 @@ function headersOf(file, seen = new Set()) {
 
 function run(command, args) {
   return new Promise((done) => {
-    execFile(command, args, { cwd: here, maxBuffer: 1 << 26 }, (error, _stdout, stderr) => done({ ok: !error, text: stderr }));
+    execFile(command, args, { cwd: here, maxBuffer: 1 << 26 }, (error, _stdout, stderr) =>
+      done({ ok: !error, text: stderr }),
+    );
   });
 }
 
