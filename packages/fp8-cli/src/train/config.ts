@@ -10,6 +10,7 @@ import {
   defaultRun,
   type GptConfig,
   modelConfigOf,
+  ranksNeeded,
   presets,
   type RunConfig,
   recipes,
@@ -42,15 +43,21 @@ export async function resolveRun(
   return { config, name };
 }
 
+const layoutKeys = ['dp', 'tp', 'pp', 'sp', 'virtual', 'layout'] as const;
+
 async function baseOf(
   model: string | undefined,
-  { resume, out, nproc }: { resume?: boolean; out?: string; nproc?: number },
+  options: RunOptions & { resume?: boolean },
 ): Promise<Partial<RunConfig>> {
+  const { resume, out, nproc } = options;
   const saved = resume && out !== undefined ? join(out, 'config.json') : undefined;
   const resumed = saved !== undefined && existsSync(saved) ? await loadRunFile(saved) : {};
-  // A layout belongs to the start, not to the run: any other may go on.
-  if (nproc !== undefined || readEnvironment().launchedBy !== 'none')
-    for (const key of ['dp', 'tp', 'pp', 'sp', 'virtual', 'layout'] as const) delete resumed[key];
+  // A layout belongs to the start, not to the run: any other may go on. The saved one is taken where it fits the ranks there are.
+  const { launchedBy, worldSize } = readEnvironment();
+  const size = launchedBy === 'none' ? nproc : worldSize;
+  const isOther = layoutKeys.some((key) => options[key] !== undefined);
+  if (isOther || (size !== undefined && size !== ranksNeeded({ ...defaultRun, ...resumed })))
+    for (const key of layoutKeys) delete resumed[key];
   if (model === undefined) return resumed;
   return isRunFile(model) ? { ...resumed, ...(await loadRunFile(model)) } : { ...resumed, model };
 }
