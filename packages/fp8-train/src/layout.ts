@@ -1,7 +1,7 @@
 // How a run lies on ranks: world = tp x pp x dp, and what must divide. Checked before anything is built.
-import { UserError } from 'fp8-core';
-import { planSchedule } from 'fp8-dist';
-import { type GptConfig, pipelineParts } from 'fp8-models';
+import { type ModelContext, UserError } from 'fp8-core';
+import { type Mesh, planSchedule } from 'fp8-dist';
+import { Gpt, type GptConfig, PipelinedGpt, pipelineParts } from 'fp8-models';
 import type { RunConfig } from './run_config.ts';
 
 type Layout = Pick<RunConfig, 'tp' | 'pp' | 'dp' | 'virtual' | 'layout' | 'sp' | 'gradAccum'>;
@@ -31,4 +31,16 @@ export function checkLayout(config: Layout, model: GptConfig): void {
     throw new UserError(
       'sp: sequence parallelism splits sequences over the tensor-parallel ranks; there is one (tp 1)',
     );
+}
+
+/** What this rank holds of the model. @throws UserError if the layers do not go on the stages */
+export function buildModel(
+  context: ModelContext,
+  model: GptConfig,
+  { layout }: Pick<RunConfig, 'layout' | 'sp'>,
+  mesh: Mesh,
+): Gpt | PipelinedGpt {
+  const { pp, virtualPipeline: virtual } = mesh;
+  if (pp.size === 1) return new Gpt(context, model);
+  return new PipelinedGpt(context, model, { rank: pp.rank, stages: pp.size, virtual, layout });
 }

@@ -1,12 +1,12 @@
 // A training run from configuration to summary. Everything a person or a script sees is an event; nothing is printed here.
-import { ledger, type ModelContext, modelContext, recipeNamed, UserError } from 'fp8-core';
+import { ledger, modelContext, recipeNamed, UserError } from 'fp8-core';
 import { DataParallel } from 'fp8-dist';
-import { checkConfig, Gpt, type GptConfig, PipelinedGpt, presetNamed, tokenizerFromJson } from 'fp8-models';
+import { checkConfig, type GptConfig, presetNamed, tokenizerFromJson } from 'fp8-models';
 import { AdamW, constant, cosine, type Schedule, wsd } from 'fp8-optim';
 import { backendFor } from './backend.ts';
 import { evalBatches, Sampler } from './data/index.ts';
 import type { Checkpoint } from './files/index.ts';
-import { checkLayout } from './layout.ts';
+import { buildModel, checkLayout } from './layout.ts';
 import { Ranks } from './ranks.ts';
 import { openResumed, restoreRun, RunSaver } from './run_checkpoints.ts';
 import { checkRunConfig, type RunConfig } from './run_config.ts';
@@ -85,7 +85,12 @@ async function train({
 }: Job): Promise<RunSummary> {
   const { steps, batch, gradAccum, recompute, fp8Pipeline } = config;
   ledger.resetPeak();
-  const model = buildModel(modelContext(backend, recipeNamed(config.recipe), config.seed), modelConfig, config, ranks);
+  const model = buildModel(
+    modelContext(backend, recipeNamed(config.recipe), config.seed),
+    modelConfig,
+    config,
+    ranks.mesh,
+  );
   const parallel = new DataParallel(model.parameters(), ranks.mesh, { zero: config.zero });
   const optimizer = new AdamW(model.parameters(), config, parallel);
   const trainer = new Trainer(model, optimizer, { batch, seq: seqLen, gradAccum, recompute, fp8Pipeline }, parallel);
@@ -171,18 +176,6 @@ async function train({
     model.context.scaling.release();
     backend.trim();
   }
-}
-
-/** What this rank holds of the model. @throws UserError if the layers do not go on the stages */
-function buildModel(
-  context: ModelContext,
-  model: GptConfig,
-  { layout }: RunConfig,
-  { mesh }: Ranks,
-): Gpt | PipelinedGpt {
-  const { pp, virtualPipeline: virtual } = mesh;
-  if (pp.size === 1) return new Gpt(context, model);
-  return new PipelinedGpt(context, model, { rank: pp.rank, stages: pp.size, virtual, layout });
 }
 
 const perSecond = (s: TrainStep): number => (s.tokens / s.stepMs) * 1000;

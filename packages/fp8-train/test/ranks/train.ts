@@ -1,6 +1,6 @@
 // A rank that trains a tiny model on random tokens for a few steps, and tells what it ended with.
 import { createHash } from 'node:crypto';
-import { ledger, modelContext, recipeNamed } from 'fp8-core';
+import { type LayerNorm, ledger, modelContext, recipeNamed } from 'fp8-core';
 import { type Communicator, DataParallel, initializeModelParallel, type Mesh } from 'fp8-dist';
 import { Gpt, type GptConfig } from 'fp8-models';
 import { AdamW } from 'fp8-optim';
@@ -100,7 +100,7 @@ export function trainOn(mesh: Mesh, job: TrainJob): Trained {
 
 /** A weight that is NaN on this rank during one step, as a flipped bit would make it. @returns puts it back */
 function poison(model: Gpt): () => void {
-  const { data } = model.lnf.weight;
+  const { data } = (model.lnf as LayerNorm).weight;
   const bytes = new Uint8Array(data.numBytes);
   data.backend.read(data.handle, bytes);
   const bad = new Float32Array(bytes.slice().buffer);
