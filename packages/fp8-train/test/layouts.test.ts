@@ -153,7 +153,7 @@ function draw(roll: (n: number) => number, ranks: number): Case {
   const layout = Array.from({ length: places }, (_, i): number =>
     i === 0 || i === places - 1 ? roll(3) : 1 + roll(2),
   );
-  if (layout.every((n) => n === 0)) layout.fill(1, 0, 1);
+  if (layout.every((n) => n === 0)) layout[0]++;
   const numHeads = tp * (1 + roll(2));
   const numKvHeads = pick([numHeads, tp]);
   const hiddenSize = numHeads * 8 * (1 + roll(2));

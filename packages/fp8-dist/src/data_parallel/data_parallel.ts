@@ -12,7 +12,7 @@
 //
 // With ZeRO (Rajbhandari et al. 2020, arXiv:1910.02054), each parameter has an owner, which alone keeps master and moments
 // (pieces.ts): gradients go to the owner, weights come back from it (zero.ts). Stage 2 also frees gradients that this rank does not own.
-import type { Parameter, Tensor } from 'fp8-core';
+import { type Parameter, scope, type Tensor } from 'fp8-core';
 import { allRows, type OptimizerExchange, type Rows } from 'fp8-optim';
 import type { Mesh } from '../mesh.ts';
 import { sumNumbers } from '../numbers.ts';
@@ -95,7 +95,7 @@ export class DataParallel implements OptimizerExchange {
     this.uses = used;
     for (; this.nextBucket < this.buckets.length; this.nextBucket++) this.buckets[this.nextBucket].start();
     while (this.oldestBucket < this.buckets.length) this.finishBucket();
-    this.sumShared();
+    scope(() => this.sumShared());
   }
 
   /**
