@@ -168,9 +168,13 @@ const sources = usable(native);
 const programs = sources.filter((f) => f.endsWith('_bench.cc'));
 const library = sources.filter((f) => !f.endsWith('_bench.cc'));
 const generated = usable(join(shared, 'generated'));
-const objects = bench
-  ? await compileAll(compiler, [...library.filter((f) => !/napi/.test(readFileSync(f, 'utf8'))), ...programs], [shared])
-  : await compileAll(compiler, [...library, ...generated], [shared, nodeHeaders()]);
+const inPrograms = (f) => !/napi/.test(readFileSync(f, 'utf8'));
+// The same flags for both kinds, so that the addon and the programs share their objects.
+const objects = await compileAll(
+  compiler,
+  bench ? [...library.filter(inPrograms), ...programs] : [...library, ...generated],
+  [shared, nodeHeaders()],
+);
 
 if (bench) {
   const main = programs.map((f) => basename(f, '.cc'));

@@ -40,15 +40,16 @@ float* scratchFor(int threads, int64_t floats) {
 
 int64_t padded(int64_t floats) { return (floats + 31) / 16 * 16; }
 
-/// run(args, scratch, begin, end) on a static split of the tasks; a thread's scratch is its own.
-void split(const AttentionArgs& x, int64_t tasks, int64_t floats,
+/// run(args, scratch, begin, end) on pieces of the tasks, whole multiples of `unit` if there are enough for all threads; a
+/// thread's scratch is its own.
+void split(const AttentionArgs& x, int64_t tasks, int64_t floats, int64_t unit,
            void (*run)(const AttentionArgs&, float*, int64_t, int64_t)) {
   if (tasks == 0) return;
-  const int64_t most = numThreads(), each = padded(floats);
-  const int threads = int(tasks < most ? tasks : most);
-  float* scratch = scratchFor(threads, each);
-  parallelRegion(threads, [&](int thread, int n) {
-    run(x, scratch + thread * each, splitBegin(tasks, thread, n), splitBegin(tasks, thread + 1, n));
+  const int64_t threads = numThreads(), each = padded(floats);
+  if (tasks < 4 * unit * threads) unit = 1;
+  float* scratch = scratchFor(int(threads), each);
+  parallelFor(tasks / unit, [&](int thread, int64_t begin, int64_t end) {
+    run(x, scratch + thread * each, begin * unit, end * unit);
   });
 }
 
@@ -101,6 +102,11 @@ void append(const HeadView& to, const HeadView& from, const AttentionArgs& x) {
     }
 }
 
+/// Tasks that share the packed keys of one head.
+int64_t tasksOfHead(const AttentionArgs& x, const AttentionKernels& k) {
+  return x.batch > 0 ? k.forwardTasks(x) / (x.batch * x.heads) : 1;
+}
+
 }  // namespace
 
 void attention_forward(const Tensor& y, const Tensor& lse, const Tensor& qkv, int64_t seq, int64_t batch, int64_t heads,
@@ -109,7 +115,7 @@ void attention_forward(const Tensor& y, const Tensor& lse, const Tensor& qkv, in
   AttentionArgs x = argsOf(y, qkv, seq, batch, heads, kv_heads, head_dim, softmax_scale);
   x.lse = lse.as<float>();
   const AttentionKernels& k = attentionTable();
-  split(x, k.forwardTasks(x), k.forwardScratch(x), k.forward);
+  split(x, k.forwardTasks(x), k.forwardScratch(x), tasksOfHead(x, k), k.forward);
 }
 
 void attention_backward(const Tensor& dqkv, const Tensor& dy, const Tensor& y, const Tensor& lse, const Tensor& qkv,
@@ -129,10 +135,10 @@ void attention_backward(const Tensor& dqkv, const Tensor& dy, const Tensor& y, c
   // Five products a block over whole pairs, or seven over finer tasks: whichever leaves the busiest thread less to do.
   const int64_t wholeRounds = (pairs + threads - 1) / threads;
   if (5 * wholeRounds * threads <= 7 * pairs || k.keyTasks(x) == pairs) {
-    split(x, pairs, floats, k.backwardPairs);
+    split(x, pairs, floats, 1, k.backwardPairs);
   } else {
-    split(x, k.queryTasks(x), floats, k.backwardQueries);
-    split(x, k.keyTasks(x), floats, k.backwardKeys);
+    split(x, k.queryTasks(x), floats, k.queryTasks(x) / pairs, k.backwardQueries);
+    split(x, k.keyTasks(x), floats, k.keyTasks(x) / pairs, k.backwardKeys);
   }
 }
 
@@ -156,8 +162,8 @@ void attention_cached(const Tensor& y, const Tensor& keys, const Tensor& values,
   append(x.v, newV, x);
   const AttentionKernels& k = attentionTable();
   // A prompt goes through the blocked kernel; a few tokens read the cache in place.
-  if (seq * (heads / kv_heads) > 16) split(x, k.forwardTasks(x), k.forwardScratch(x), k.forward);
-  else split(x, batch * kv_heads, k.cachedScratch(x), k.cached);
+  if (seq * (heads / kv_heads) > 16) split(x, k.forwardTasks(x), k.forwardScratch(x), tasksOfHead(x, k), k.forward);
+  else split(x, batch * kv_heads, k.cachedScratch(x), 1, k.cached);
 }
 
 }  // namespace fp8lm

@@ -1,6 +1,6 @@
 // The GEMM driver: which thread computes what, which block is packed when, and where sums wait.
 //
-//   a grid of threads over C; each thread, for its rows and columns:
+//   a grid of parts over C, one a thread; for the rows and columns of a part:
 //     for each block of N  (NC columns)     the B block KC x NC fills 0.6 of the L2 cache (2 MB: 384 columns)
 //       for each block of K  (KC)
 //         pack the B block into the thread's own buffer        once for each element, straight into the L2 that uses it
@@ -9,11 +9,14 @@
 //             micro-kernel: mr x nr tile, sums so far added from `partial` if this is not the first K block
 //             last K block: epilogue from the tile to C
 //
+// A thread without work takes a whole block of N from another part, and at the end helps with the A panels of a block that
+// another thread has packed (a Job), which it reads from there. So a part whose thread is away is done by the others.
+//
 // A is packed in one of two ways, whichever costs less (planFor):
-//   shared: all threads pack all of A once into one buffer beyond L2, a barrier, and no more barriers. M is cut into
-//     chunks so that the buffer stays within kChunkBytes.
+//   shared: all threads pack all of A once into one buffer beyond L2, in a region of its own. M is cut into chunks so that
+//     the buffer stays within kChunkBytes.
 //   own: a thread packs the 16 or 64 rows it is about to use, into a buffer that stays in L2, again for each block of N.
-//     Where it helps, their source is prefetched during the micro-kernel calls before. Best when N is narrow; no barrier.
+//     Where it helps, their source is prefetched during the micro-kernel calls before. Best when N is narrow.
 //
 // KC is 768 steps at most, balanced over the blocks: two operands stream from L2 at 19 bytes a cycle, which the core
 // sustains, and long panels make the tile's load, store and epilogue rare. Blocks small enough for L1 were no faster.
@@ -27,7 +30,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
+#include <memory>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -41,6 +46,7 @@ namespace {
 
 constexpr int64_t kMaxSteps = 768, kChunkBytes = int64_t(64) << 20, kHugePage = int64_t(2) << 20;
 constexpr int64_t kSerialWork = 1 << 18;  // multiply-adds below which waking other threads does not pay
+constexpr int64_t kGroupWork = 1 << 22;   // multiply-adds that a thread takes of a job at once: some 40 us
 constexpr int kSkinnyRows = 4;
 // Packing one element costs as much time as this many multiply-adds (measured, AVX-512): into L2, into the shared buffer
 // beyond L2, into a buffer that is reused at once.
@@ -83,7 +89,7 @@ class Buffer {
   }
 };
 
-thread_local Buffer sharedA, ownB, ownPartial, skinnyRows, skinnySums;
+thread_local Buffer sharedA, ownA, ownB, ownPartial, skinnyRows, skinnySums;
 
 int64_t l2Bytes() {
   static const int64_t bytes = [] {
@@ -139,6 +145,32 @@ struct Plan {
   bool shareA;  // A is packed once for all threads, else by each thread when it needs it
 };
 
+/// A packed block of B, the rows of C that are to be multiplied by it, and how many of them are taken. Fields but `next` change
+/// only while the gate is closed and nobody inside.
+struct alignas(64) Job {
+  Gate gate;
+  std::atomic<int64_t> next{0};  // group of rows
+  int64_t m0 = 0, m1 = 0, group = 0;  // A panels, and how many make a group
+  int64_t col = 0, cols = 0, panels = 0;
+  int64_t block = 0;  // of K
+  const uint32_t* packedB = nullptr;
+  float* partial = nullptr;
+};
+
+/// Rows [m0, m1) and columns [n0, n1) of C in panels; its columns are taken `widest` at a time.
+struct alignas(64) Part {
+  int64_t m0 = 0, m1 = 0, n0 = 0, n1 = 0, widest = 1;
+  std::atomic<int64_t> next{0};
+};
+
+/// One of each for each thread, kept by the calling thread.
+template <class T> T* perThread(int threads) {
+  static thread_local std::unique_ptr<T[]> kept;
+  static thread_local int size = 0;
+  if (threads > size) kept.reset(new T[size_t(threads)]), size = threads;
+  return kept.get();
+}
+
 struct Problem {
   const GemmKernels& t;
   const GemmArgs& g;
@@ -149,7 +181,11 @@ struct Problem {
   int64_t chunkPanels;           // A panels in a chunk of M
   int64_t blockPanels;           // B panels in a block of N
   uint32_t* packedA = nullptr;
-  Barrier barrier;
+  int64_t firstPanel = 0;        // of A in packedA
+  int threads = 1;
+  Plan plan{};
+  Part* parts = nullptr;
+  Job* jobs = nullptr;
   Amax amax;
 
   Problem(const GemmKernels& kernels, const GemmArgs& args)
@@ -197,17 +233,17 @@ struct Problem {
     return packedA + block * steps * chunkPanels * t.mr + panel * stepCount(block) * t.mr;
   }
 
-  /// This thread's share of packing panels [first, first + count) of A.
-  void packChunk(int64_t first, int64_t count, int thread, int threads) const {
+  /// Packs the panels [firstPanel, firstPanel + count) of A into the shared buffer.
+  void packChunk(int64_t count) const {
     const int64_t pairs = ceilDiv(count, 2), units = pairs * kBlocks;
-    int64_t unit = splitBegin(units, thread, threads);
-    const int64_t end = splitBegin(units, thread + 1, threads);
-    while (unit < end) {
-      const int64_t block = unit / pairs, pair = unit % pairs, n = std::min(end - unit, pairs - pair);
-      const int64_t row = (first + pair * 2) * t.mr, rows = std::min(n * 2 * t.mr, g.m - row);
-      t.packA[a.kind][a.alongK](a.at(row, kBegin(block)), a.ld, rows, kCount(block), panelA(block, pair * 2));
-      unit += n;
-    }
+    parallelFor(units, [&](int, int64_t unit, int64_t end) {
+      while (unit < end) {
+        const int64_t block = unit / pairs, pair = unit % pairs, n = std::min(end - unit, pairs - pair);
+        const int64_t row = (firstPanel + pair * 2) * t.mr, rows = std::min(n * 2 * t.mr, g.m - row);
+        t.packA[a.kind][a.alongK](a.at(row, kBegin(block)), a.ld, rows, kCount(block), panelA(block, pair * 2));
+        unit += n;
+      }
+    });
   }
 
   /// Shared A: the next panel, in as many calls as it takes.
@@ -225,71 +261,103 @@ struct Problem {
     return {base + std::min(groups * 64, kCount(block) * bytes), a.ld * bytes, 64};
   }
 
-  /// Rows [m0, m1) x columns [n0, n1) of C, in panels; `first` is the first panel of the shared A, if there is one.
-  void compute(bool shareA, int64_t first, int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
+  /// Groups of rows of a job until none is left. Several threads may be at it.
+  void runGroups(Job& job) {
     alignas(64) float tile[kTileFloats];
-    const int64_t tileSize = t.mr * t.nr;
-    const int64_t widest = ceilDiv(n1 - n0, ceilDiv(n1 - n0, blockPanels));
-    // A source that runs along M has its k rows pages apart: taking 64 columns of each amortises the TLB miss.
-    const int64_t group = shareA ? m1 - m0 : (a.alongK ? 16 : 64) / t.mr;
-    uint32_t* packedB = ownB.atLeast<uint32_t>((widest * t.nr + (shareA ? 0 : group * t.mr)) * steps + 64);
-    uint32_t* ownA = packedB + widest * t.nr * steps;
-    float* partial = kBlocks > 1 ? ownPartial.atLeast<float>((m1 - m0) * widest * tileSize) : nullptr;
+    const int64_t tileSize = t.mr * t.nr, block = job.block, count = stepCount(block), panels = job.panels;
+    const bool last = block + 1 == kBlocks, shareA = plan.shareA;
+    uint32_t* const own = shareA ? nullptr : ownA.atLeast<uint32_t>(job.group * t.mr * steps + 64);
     uint32_t most = 0;
-    for (int64_t nb = n0; nb < n1; nb += widest) {
-      const int64_t panels = std::min(widest, n1 - nb), col = nb * t.nr, cols = std::min(panels * t.nr, g.n - col);
-      for (int64_t block = 0; block < kBlocks; ++block) {
-        const int64_t count = stepCount(block);
-        const bool last = block + 1 == kBlocks;
-        t.packB[b.kind][b.alongK](b.at(col, kBegin(block)), b.ld, cols, kCount(block), packedB);
-        for (int64_t i0 = m0; i0 < m1; i0 += group) {
-          const int64_t i1 = std::min(i0 + group, m1);
-          const uint32_t* panel = shareA ? panelA(block, i0 - first) : ownA;
-          if (!shareA)
-            t.packA[a.kind][a.alongK](a.at(i0 * t.mr, kBegin(block)), a.ld, std::min(i1 * t.mr, g.m) - i0 * t.mr,
-                                      kCount(block), ownA);
-          for (int64_t i = i0; i < i1; ++i, panel += count * t.mr) {
-            const int64_t row = i * t.mr;
-            const int rows = int(std::min<int64_t>(t.mr, g.m - row));
-            for (int64_t j = 0; j < panels; ++j) {
-              float* sums = partial ? partial + ((i - m0) * panels + j) * tileSize : nullptr;
-              t.micro(count, panel, packedB + j * count * t.nr, block > 0 ? sums : nullptr, last ? tile : sums,
-                      shareA ? panelAhead(panel, count, j) : sourceAhead(i1, block, (i - i0) * panels + j));
-              if (last)
-                t.epilogue(out, tile, t.nr, row, col + j * t.nr, rows, std::min<int64_t>(t.nr, cols - j * t.nr),
-                           g.amax ? &most : nullptr);
-            }
-          }
+    for (;;) {
+      const int64_t i0 = job.m0 + job.next.fetch_add(1, std::memory_order_relaxed) * job.group;
+      if (i0 >= job.m1) break;
+      const int64_t i1 = std::min(i0 + job.group, job.m1);
+      const uint32_t* panel = shareA ? panelA(block, i0 - firstPanel) : own;
+      if (!shareA)
+        t.packA[a.kind][a.alongK](a.at(i0 * t.mr, kBegin(block)), a.ld, std::min(i1 * t.mr, g.m) - i0 * t.mr, kCount(block), own);
+      for (int64_t i = i0; i < i1; ++i, panel += count * t.mr) {
+        const int64_t row = i * t.mr;
+        const int rows = int(std::min<int64_t>(t.mr, g.m - row));
+        for (int64_t j = 0; j < panels; ++j) {
+          float* sums = job.partial ? job.partial + ((i - job.m0) * panels + j) * tileSize : nullptr;
+          t.micro(count, panel, job.packedB + j * count * t.nr, block > 0 ? sums : nullptr, last ? tile : sums,
+                  shareA ? panelAhead(panel, count, j) : sourceAhead(i1, block, (i - i0) * panels + j));
+          if (last)
+            t.epilogue(out, tile, t.nr, row, job.col + j * t.nr, rows, std::min<int64_t>(t.nr, job.cols - j * t.nr),
+                       g.amax ? &most : nullptr);
         }
       }
     }
     amax.add(most);
   }
 
-  void work(int thread, int threads) {
-    Plan plan = planFor(threads);
-    if (!packedA) plan.shareA = false;  // the pool shrank between run() and here
-    const int tm = thread / plan.n, tn = thread % plan.n;
-    const int64_t n0 = splitBegin(nPanels, tn, plan.n), n1 = splitBegin(nPanels, tn + 1, plan.n);
-    const int64_t chunk = plan.shareA ? chunkPanels : mPanels;
-    for (int64_t first = 0; first < mPanels; first += chunk) {
-      const int64_t count = std::min(chunk, mPanels - first);
-      if (plan.shareA) {
-        if (first > 0) barrier.wait(threads);
-        packChunk(first, count, thread, threads);
-        barrier.wait(threads);
+  /// One block of N of a part, as this thread's job.
+  void compute(Job& job, const Part& part, int64_t nb) {
+    job.m0 = part.m0;
+    job.m1 = part.m1;
+    job.panels = std::min(part.widest, part.n1 - nb);
+    job.col = nb * t.nr;
+    job.cols = std::min(job.panels * t.nr, g.n - job.col);
+    uint32_t* const packedB = ownB.atLeast<uint32_t>(part.widest * t.nr * steps + 64);
+    job.packedB = packedB;
+    job.partial = kBlocks > 1 ? ownPartial.atLeast<float>((part.m1 - part.m0) * part.widest * t.mr * t.nr) : nullptr;
+    // A source that runs along M has its k rows pages apart: taking 64 columns of each amortises the TLB miss.
+    job.group = plan.shareA ? std::max<int64_t>(1, kGroupWork / std::max<int64_t>(1, t.mr * job.cols * steps * t.kUnit)) : (a.alongK ? 16 : 64) / t.mr;
+    for (int64_t block = 0; block < kBlocks; ++block) {
+      t.packB[b.kind][b.alongK](b.at(job.col, kBegin(block)), b.ld, job.cols, kCount(block), packedB);
+      job.block = block;
+      job.next.store(0, std::memory_order_relaxed);
+      job.gate.open();
+      runGroups(job);
+      job.gate.close();
+    }
+  }
+
+  void work(int thread) {
+    const int count = plan.m * plan.n;
+    for (int k = 0; k < count; ++k) {
+      Part& part = parts[(thread + k) % count];
+      while (part.next.load(std::memory_order_relaxed) < part.n1) {
+        const int64_t nb = part.next.fetch_add(part.widest, std::memory_order_relaxed);
+        if (nb < part.n1) compute(jobs[thread], part, nb);
       }
-      if (tm >= plan.m) continue;
-      const int64_t m0 = first + splitBegin(count, tm, plan.m), m1 = first + splitBegin(count, tm + 1, plan.m);
-      if (m0 < m1 && n0 < n1) compute(plan.shareA, first, m0, m1, n0, n1);
+    }
+    for (int k = 1; k < threads; ++k) {
+      Job& job = jobs[(thread + k) % threads];
+      if (!job.gate.enter()) continue;
+      runGroups(job);
+      job.gate.leave();
+    }
+  }
+
+  /// Cuts the panels [firstPanel, firstPanel + count) of A into the plan's parts.
+  void makeParts(int64_t count) {
+    for (int p = 0; p < plan.m * plan.n; ++p) {
+      Part& part = parts[p];
+      const int tm = p / plan.n, tn = p % plan.n;
+      part.m0 = firstPanel + splitBegin(count, tm, plan.m);
+      part.m1 = firstPanel + splitBegin(count, tm + 1, plan.m);
+      part.n0 = splitBegin(nPanels, tn, plan.n);
+      part.n1 = part.m0 < part.m1 ? splitBegin(nPanels, tn + 1, plan.n) : part.n0;
+      part.widest = std::max<int64_t>(1, ceilDiv(part.n1 - part.n0, std::max<int64_t>(1, ceilDiv(part.n1 - part.n0, blockPanels))));
+      part.next.store(part.n0, std::memory_order_relaxed);
     }
   }
 
   void run() {
     const int64_t multiplyAdds = g.m * g.n * std::max<int64_t>(g.k, 1);
-    const int threads = int(std::max<int64_t>(1, std::min<int64_t>(numThreads(), multiplyAdds / kSerialWork)));
-    if (planFor(threads).shareA) packedA = sharedA.atLeast<uint32_t>(kBlocks * steps * (chunkPanels + 1) * t.mr + 64);
-    parallelRegion(threads, [this](int thread, int n) { work(thread, n); });
+    threads = int(std::max<int64_t>(1, std::min<int64_t>(numThreads(), multiplyAdds / kSerialWork)));
+    plan = planFor(threads);
+    parts = perThread<Part>(threads);
+    jobs = perThread<Job>(threads);
+    const int64_t chunk = plan.shareA ? chunkPanels : mPanels;
+    if (plan.shareA) packedA = sharedA.atLeast<uint32_t>(kBlocks * steps * (chunkPanels + 1) * t.mr + 64);
+    for (firstPanel = 0; firstPanel < mPanels; firstPanel += chunk) {
+      const int64_t count = std::min(chunk, mPanels - firstPanel);
+      if (plan.shareA) packChunk(count);
+      makeParts(count);
+      parallelRegion(threads, [this](int thread) { work(thread); });
+    }
   }
 
   void runSkinny() {

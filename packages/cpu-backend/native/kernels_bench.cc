@@ -1,4 +1,4 @@
-// Check and benchmark of the cast, elementwise, norm and optimizer kernels, linked against the kernels themselves:
+// Check and benchmark of the thread pool and the cast, elementwise, norm and optimizer kernels, linked against the kernels themselves:
 //
 //   kernels_bench --check         each kernel against simple scalar code (check/*.h), on every instruction set this CPU has
 //   kernels_bench --check-casts   the casts on all 2^32 floats (minutes)
@@ -13,6 +13,7 @@
 #include "check/casts.h"
 #include "check/elementwise.h"
 #include "check/optimizer.h"
+#include "check/threads.h"
 #include "isa.h"
 
 using namespace fp8lm;
@@ -41,6 +42,7 @@ int main(int argc, char** argv) {
     return 0;
   }
   if (flag == "--check") {
+    check::checkThreads();
     check::checkCasts();
     check::checkElementwise();
     check::checkNorms();

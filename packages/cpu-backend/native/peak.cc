@@ -1,6 +1,7 @@
 #include "peak.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -29,11 +30,13 @@ double bestRate(PeakLoop loop, double seconds) {
   double best = 0;
   const double start = now();
   do {
-    Barrier ready;
     std::unique_ptr<double[]> work(new double[size_t(threads)]());
+    std::atomic<int> ready{0};
     double began = 0;
-    parallelRegion(threads, [&](int thread, int n) {
-      ready.wait(n);
+    const double patience = now() + 0.1;
+    parallelRegion(threads, [&](int thread) {
+      ready++;
+      while (ready < threads && now() < patience) {}
       if (thread == 0) began = now();
       work[size_t(thread)] = loop(rounds);
     });

@@ -1,4 +1,4 @@
-// How the memory-bound kernels share their elements among threads: contiguous ranges whose borders are multiples of 64
+// How the memory-bound kernels share their elements among threads: contiguous pieces whose borders are multiples of 64
 // elements (no two threads write one cache line, and only the last range has a tail), serial below 16 k elements.
 // Sums go over fixed chunks that depend on the size alone, combined in order: the same bits for any number of threads.
 #pragma once
@@ -29,7 +29,7 @@ template <class F> void forRows(int64_t rows, int64_t dim, F&& f) {
 /// Merges f(begin, end) over ranges of [0, n); Result has merge(const Result&), which must not depend on order.
 template <class Result, class F> Result mergeRanges(int64_t n, F&& f, int64_t serial = kSerial) {
   std::vector<Result> parts(static_cast<size_t>(numThreads()));
-  const auto part = [&](int thread, int64_t begin, int64_t end) { parts[size_t(thread)] = f(begin, end); };
+  const auto part = [&](int thread, int64_t begin, int64_t end) { parts[size_t(thread)].merge(f(begin, end)); };
   forRanges(n, part, serial);
   for (size_t i = 1; i < parts.size(); i++) parts[0].merge(parts[i]);
   return parts[0];
@@ -38,7 +38,7 @@ template <class Result, class F> Result mergeRanges(int64_t n, F&& f, int64_t se
 /// The same over rows of `dim` elements.
 template <class Result, class F> Result mergeRows(int64_t rows, int64_t dim, F&& f) {
   std::vector<Result> parts(static_cast<size_t>(numThreads()));
-  forRows(rows, dim, [&](int thread, int64_t begin, int64_t end) { parts[size_t(thread)] = f(begin, end); });
+  forRows(rows, dim, [&](int thread, int64_t begin, int64_t end) { parts[size_t(thread)].merge(f(begin, end)); });
   for (size_t i = 1; i < parts.size(); i++) parts[0].merge(parts[i]);
   return parts[0];
 }

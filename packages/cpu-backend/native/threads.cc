@@ -40,19 +40,20 @@ void wakeAll(std::atomic<uint32_t>& word) {
 #endif
 }
 
-// Spins about 50 us for `word` to leave `seen`, then sleeps. `sleepers` tells the writer that a wake-up is needed; both
-// sides use sequentially consistent order, so either the writer sees the sleeper or the sleeper sees the new value.
-uint32_t awaitChange(std::atomic<uint32_t>& word, uint32_t seen, std::atomic<int>& sleepers) {
+// Spins for `spin` until done(word), then sleeps. `sleepers` tells the writer that a wake-up is needed; both sides use
+// sequentially consistent order, so either the writer sees the sleeper or the sleeper sees the new value.
+template <class F>
+uint32_t awaitWord(std::atomic<uint32_t>& word, std::atomic<int>& sleepers, std::chrono::microseconds spin, F&& done) {
   uint32_t now;
   const auto start = std::chrono::steady_clock::now();
   do {
     for (int i = 0; i < 64; ++i) {
-      if ((now = word.load(std::memory_order_acquire)) != seen) return now;
+      if (done(now = word.load(std::memory_order_acquire))) return now;
       pauseCore();
     }
-  } while (std::chrono::steady_clock::now() - start < std::chrono::microseconds(50));
+  } while (std::chrono::steady_clock::now() - start < spin);
   sleepers.fetch_add(1);
-  while ((now = word.load()) == seen) sleepOn(word, seen);
+  while (!done(now = word.load())) sleepOn(word, now);
   sleepers.fetch_sub(1);
   return now;
 }
@@ -62,6 +63,10 @@ void announce(std::atomic<uint32_t>& word, uint32_t value, std::atomic<int>& sle
   if (sleepers.load() > 0) wakeAll(word);
 }
 
+// A worker waits for the next kernel a little longer than a closing caller for a last piece: while the caller sleeps, its
+// core can take over the worker that lost its own.
+constexpr std::chrono::microseconds kSpinForWork{50}, kSpinForPiece{20};
+
 struct alignas(64) Worker {
   std::atomic<uint32_t> turn{0};  // changes when there is a region for this worker
   std::atomic<int> sleepers{0};
@@ -70,12 +75,10 @@ struct alignas(64) Worker {
 struct Pool {
   std::mutex region;  // held for the length of a region
   std::vector<Worker*> workers;
-  RegionFn fn = nullptr;
+  RegionFn fn = nullptr;  // this and the next two change only while the gate is closed and nobody inside
   void* context = nullptr;
   int threads = 1;
-  alignas(64) std::atomic<int> pending{0};
-  alignas(64) std::atomic<uint32_t> finished{0};  // counts regions; the caller waits for it to change
-  std::atomic<int> finishSleepers{0};
+  alignas(64) Gate gate;
 
   void work(Worker& worker, int thread);
   void grow(int count) {
@@ -94,9 +97,10 @@ void Pool::work(Worker& worker, int thread) {
   inRegion = true;  // a worker's own regions are nested by definition
   uint32_t turn = 0;
   for (;;) {
-    turn = awaitChange(worker.turn, turn, worker.sleepers);
-    fn(context, thread, threads);
-    if (pending.fetch_sub(1) == 1) announce(finished, finished.load() + 1, finishSleepers);
+    turn = awaitWord(worker.turn, worker.sleepers, kSpinForWork, [turn](uint32_t now) { return now != turn; });
+    if (!gate.enter()) continue;  // too late: the others have done it all
+    if (thread < threads) fn(context, thread);
+    gate.leave();
   }
 }
 
@@ -106,11 +110,20 @@ Pool& pool() {
   return *instance;
 }
 
-int defaultThreads() {
-  if (const char* text = std::getenv("FP8_THREADS")) {
-    const int n = std::atoi(text);
-    if (n > 0) return n;
-  }
+int positive(const char* variable) {
+  const char* const text = std::getenv(variable);
+  const int n = text ? std::atoi(text) : 0;
+  return n > 0 ? n : 0;
+}
+
+/// Ranks on this machine, as torchrun's, Open MPI's and MPICH's launchers say; 1 without them.
+int localRanks() {
+  for (const char* name : {"LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"})
+    if (const int n = positive(name)) return n;
+  return 1;
+}
+
+int availableCores() {
 #if defined(__linux__)
   cpu_set_t set;
   CPU_ZERO(&set);
@@ -121,6 +134,12 @@ int defaultThreads() {
 #endif
   const unsigned n = std::thread::hardware_concurrency();
   return n > 0 ? int(n) : 1;
+}
+
+int defaultThreads() {
+  if (const int n = positive("FP8_THREADS")) return n;
+  const int n = availableCores() / localRanks();
+  return n > 1 ? n : 1;
 }
 
 std::atomic<int> wanted{0};
@@ -139,40 +158,34 @@ int numThreads() {
 
 void setNumThreads(int threads) { wanted.store(threads < 1 ? 1 : threads); }
 
-void Barrier::wait(int threads) {
-  if (threads == 1) return;
-  const uint32_t now = phase.load(std::memory_order_acquire);
-  if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) {
-    arrived.store(0, std::memory_order_relaxed);
-    phase.store(now + 1, std::memory_order_release);
-    return;
-  }
-  for (int spins = 0; phase.load(std::memory_order_acquire) == now; ++spins) {
-    if (spins < 20000) pauseCore();
-    else std::this_thread::yield();  // more threads than cores: let the others arrive
-  }
+void Gate::await() {
+  awaitWord(state_, sleepers_, kSpinForPiece, [](uint32_t now) { return now == 0; });
+}
+
+void Gate::wake() {
+  if (sleepers_.load() > 0) wakeAll(state_);
 }
 
 void runRegion(int threads, RegionFn fn, void* context) {
   const int most = numThreads();
   if (threads > most) threads = most;
-  if (threads <= 1 || inRegion) return fn(context, 0, 1);
+  if (threads <= 1 || inRegion) return fn(context, 0);
   Pool& p = pool();
-  std::lock_guard<std::mutex> lock(p.region);
+  std::unique_lock<std::mutex> lock(p.region, std::try_to_lock);
+  if (!lock.owns_lock()) return fn(context, 0);
   p.grow(threads - 1);
   p.fn = fn;
   p.context = context;
   p.threads = threads;
-  p.pending.store(threads - 1);
-  const uint32_t before = p.finished.load();
+  p.gate.open();
   for (int i = 0; i < threads - 1; ++i) {
     Worker& worker = *p.workers[size_t(i)];
     announce(worker.turn, worker.turn.load() + 1, worker.sleepers);
   }
   inRegion = true;
-  fn(context, 0, threads);
+  fn(context, 0);
   inRegion = false;
-  awaitChange(p.finished, before, p.finishSleepers);
+  p.gate.close();
 }
 
 }  // namespace fp8lm
