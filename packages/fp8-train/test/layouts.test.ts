@@ -211,3 +211,21 @@ describe('in float32, every rank of a layout follows one rank within 1e-5', () =
     test(`gpt-nano in some layouts, and drawn ones: ${drawnName}`, () => check(4, [...some, ...drawn(4)]));
   }
 });
+
+test('activations are those of as many micro-batches as the schedule keeps alive, on each stage', async () => {
+  // A stage's peak is what its live micro-batches saved, plus work space that does not depend on how many there are.
+  const numbers = [1, 2, 8];
+  const cases = numbers.map((micro): Case => ({ ...base, steps: 3, pp: 4, sequences: 2 * micro, batch: 2, seq: 32 }));
+  const results = await runThreads<Learned[]>(4, module, cases);
+  for (const [rank, [one, two, many]] of results.entries()) {
+    const peak = ({ bytes }: Learned): number => bytes.activationsPeak;
+    const inFlight = 4 - rank;
+    const each = inFlight > 1 ? peak(two) - peak(one) : 0;
+    const predicted = peak(one) + (inFlight - 1) * each;
+    // Two boundary tensors more or less are on their way: [32, 2, 128] in float32.
+    expect(Math.abs(peak(many) - predicted), `rank ${rank}: ${peak(many)}, not ${predicted}`).toBeLessThanOrEqual(
+      2 * 32 * 2 * 128 * 4,
+    );
+    if (inFlight > 1) expect(each).toBeGreaterThan(8 * 32 * 2 * 128 * 4);
+  }
+});

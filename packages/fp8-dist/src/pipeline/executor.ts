@@ -53,6 +53,8 @@ export interface PipelineTrace {
   /** Time asleep until a message was there or gone. */
   waitMs: number;
   stepMs: number;
+  /** When the step began, in milliseconds since 1970: ranks of one machine can be laid side by side. */
+  beganAt: number;
 }
 
 /** A list and the options it was made with. */
@@ -116,7 +118,12 @@ class Step {
   /** Outputs and gradients that were computed and not yet sent. */
   private readonly made = new Map<string, Tensor>();
   private readonly began = performance.now();
-  private readonly trace: PipelineTrace = { spans: [], waitMs: 0, stepMs: 0 };
+  private readonly trace: PipelineTrace = {
+    spans: [],
+    waitMs: 0,
+    stepMs: 0,
+    beganAt: performance.timeOrigin + this.began,
+  };
 
   constructor(
     options: ScheduleOptions,
