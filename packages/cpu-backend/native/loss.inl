@@ -92,8 +92,79 @@ void rows(const LossArgs& a, int64_t begin, int64_t end) {
   else rowsOf<float>(a, begin, end);
 }
 
+const auto larger = [](F32 x, F32 y) FP8_LAMBDA { return max(x, y); };
+const auto plus = [](F32 x, F32 y) FP8_LAMBDA { return x + y; };
+
+template <class T> void statsOf(const ShardArgs& a, int64_t begin, int64_t end) {
+  for (int64_t r = begin; r < end; r++) {
+    const T* row = a.logits->as<T>() + r * a.vocab;
+    const int64_t target = int64_t(a.targets[r]) - a.vocabStart;
+    const float top = maxLanes(foldRow(row, a.vocab, F32(kMinusInf), larger, larger));
+    const F32 shift(top);
+    const auto addExp = [&](F32 total, F32 x) FP8_LAMBDA { return total + math::exp(x - shift); };
+    float* stats = a.stats + 4 * r;
+    stats[0] = top;
+    stats[1] = sumLanes(foldRow(row, a.vocab, F32(0.0f), addExp, plus));
+    stats[2] = target >= 0 && target < a.vocab ? oneOf(row, target) : 0.0f;
+    stats[3] = sumShifted(row, a.vocab, F32(0.0f));
+  }
+}
+
+/// Loss of row r from all slices' stats; `top` and `sum` of its softmax.
+double lossOfStats(const ShardArgs& a, int64_t r, float& top, double& sum) {
+  const auto of = [&](int64_t p) { return a.stats + 4 * (p * a.rows + r); };
+  top = kMinusInf;
+  // A NaN must win, as it does in the vector maximum's sum.
+  for (int64_t p = 0; p < a.parts; p++) top = of(p)[0] > top || of(p)[0] != of(p)[0] ? of(p)[0] : top;
+  double logit = 0, all = 0;
+  sum = 0;
+  for (int64_t p = 0; p < a.parts; p++) {
+    sum += double(of(p)[1]) * __builtin_exp(double(of(p)[0]) - double(top));
+    logit += double(of(p)[2]);
+    all += double(of(p)[3]);
+  }
+  const double log = __builtin_log(sum), e = a.smoothing;
+  double loss = (1 - e) * (log - (logit - double(top)));
+  if (e > 0) loss += e * (log - (all / double(a.total) - double(top)));
+  return loss;
+}
+
+template <class T> void shardOf(const ShardArgs& a, int64_t begin, int64_t end) {
+  for (int64_t r = begin; r < end; r++) {
+    T* row = a.logits->as<T>() + r * a.vocab;
+    if (a.targets[r] < 0 || a.targets[r] >= a.total) {
+      a.loss[r] = a.targets[r] < 0 ? 0.0f : __builtin_nanf("");
+      if (a.backward) fillRow(row, a.vocab, a.loss[r]);
+      continue;
+    }
+    float top;
+    double sum;
+    a.loss[r] = float(lossOfStats(a, r, top, sum));
+    if (!a.backward) continue;
+    const int64_t target = int64_t(a.targets[r]) - a.vocabStart;
+    const bool owned = target >= 0 && target < a.vocab;
+    const float everywhere = float(a.smoothing / double(a.total)), inverse = float(1 / sum);
+    const float p = owned ? math::exp(oneOf(row, target) - top) * inverse : 0.0f;
+    const F32 shift(top), share(inverse), less(everywhere), gain(a.gradScale);
+    forVectors(0, a.vocab, [&](int64_t i, int64_t n) FP8_LAMBDA {
+      storeAt(row, i, (math::exp(loadLogits(row, i, n) - shift) * share - less) * gain, n);
+    });
+    if (owned) putOne(row, target, (p - float(1 - a.smoothing) - everywhere) * a.gradScale);
+  }
+}
+
+void stats(const ShardArgs& a, int64_t begin, int64_t end) {
+  if (a.logits->dtype == DType::bf16) statsOf<BF16>(a, begin, end);
+  else statsOf<float>(a, begin, end);
+}
+
+void shard(const ShardArgs& a, int64_t begin, int64_t end) {
+  if (a.logits->dtype == DType::bf16) shardOf<BF16>(a, begin, end);
+  else shardOf<float>(a, begin, end);
+}
+
 }  // namespace
 
-const LossTable loss = {rows};
+const LossTable loss = {rows, stats, shard};
 
 }  // namespace fp8lm::FP8_VEC

@@ -94,7 +94,8 @@ test.each<[args: string[], line: RegExp]>([
   [['train', '--val-fraction', '2'], /--val-fraction.*'2' is invalid/],
   [['train', '--seq', '4096'], /seq 4096 exceeds the model's 128/],
   [['train', '--dropout', '1'], /dropout/],
-  [['train', '--tp', '2'], /--tp 2: .*--tp 1/],
+  [['train', '--data', 'random', '--tp', '3'], /numHeads \d+ is not a multiple of tensor parallel size 3/],
+  [['train', '--data', 'random', '--sp'], /sp: .*tp 1/],
   [
     ['train', '--nproc', '3', '--dp', '2'],
     /world size 3 = tp 1 x pp 1 x dp 2 does not hold: the product is 2; use --nproc 2/,

@@ -397,6 +397,37 @@ export interface SoftmaxCrossEntropyArgs {
   backward: number;
 }
 
+export interface SoftmaxStatsArgs {
+  /** out f32 [rows*4] */
+  stats: Tensor;
+  /** in f32|bf16 [rows*vocab] */
+  logits: Tensor;
+  /** in i32 [rows] */
+  targets: Tensor;
+  rows: number;
+  vocab: number;
+  vocab_start: number;
+}
+
+export interface ShardedCrossEntropyArgs {
+  /** inout f32|bf16 [rows*vocab] */
+  logits: Tensor;
+  /** out f32 [rows] */
+  loss: Tensor;
+  /** in f32 [parts*rows*4] */
+  stats: Tensor;
+  /** in i32 [rows] */
+  targets: Tensor;
+  rows: number;
+  vocab: number;
+  vocab_start: number;
+  parts: number;
+  total: number;
+  grad_scale: number;
+  smoothing: number;
+  backward: number;
+}
+
 export interface SumArgs {
   /** out f32 [1] */
   y: Tensor;
@@ -510,6 +541,10 @@ export interface Kernels {
   embedding_backward(args: EmbeddingBackwardArgs): void;
   /** backward: logits become their gradients * grad_scale; target < 0: row ignored, loss 0 */
   softmax_cross_entropy(args: SoftmaxCrossEntropyArgs): void;
+  /** of a slice of the vocabulary; a row: max, sum exp(x - max), logit of the target or 0, sum of logits */
+  softmax_stats(args: SoftmaxStatsArgs): void;
+  /** softmax_cross_entropy over `total` logits of which these are a slice, from the stats of all slices */
+  sharded_cross_entropy(args: ShardedCrossEntropyArgs): void;
   /** y = alpha * sum, float64 inside */
   sum(args: SumArgs): void;
   /** float64 inside */
@@ -796,6 +831,28 @@ export const kernelTable: Record<keyof Kernels, readonly KernelParam[]> = {
     { name: 'smoothing', kind: 'num' },
     { name: 'backward', kind: 'int' },
   ],
+  softmax_stats: [
+    { name: 'stats', kind: 'tensor', access: 'out', dtypes: ['f32'], optional: false, size: (a) => a.rows*4 },
+    { name: 'logits', kind: 'tensor', access: 'in', dtypes: ['f32', 'bf16'], optional: false, size: (a) => a.rows*a.vocab },
+    { name: 'targets', kind: 'tensor', access: 'in', dtypes: ['i32'], optional: false, size: (a) => a.rows },
+    { name: 'rows', kind: 'int' },
+    { name: 'vocab', kind: 'int' },
+    { name: 'vocab_start', kind: 'int' },
+  ],
+  sharded_cross_entropy: [
+    { name: 'logits', kind: 'tensor', access: 'inout', dtypes: ['f32', 'bf16'], optional: false, size: (a) => a.rows*a.vocab },
+    { name: 'loss', kind: 'tensor', access: 'out', dtypes: ['f32'], optional: false, size: (a) => a.rows },
+    { name: 'stats', kind: 'tensor', access: 'in', dtypes: ['f32'], optional: false, size: (a) => a.parts*a.rows*4 },
+    { name: 'targets', kind: 'tensor', access: 'in', dtypes: ['i32'], optional: false, size: (a) => a.rows },
+    { name: 'rows', kind: 'int' },
+    { name: 'vocab', kind: 'int' },
+    { name: 'vocab_start', kind: 'int' },
+    { name: 'parts', kind: 'int' },
+    { name: 'total', kind: 'int' },
+    { name: 'grad_scale', kind: 'num' },
+    { name: 'smoothing', kind: 'num' },
+    { name: 'backward', kind: 'int' },
+  ],
   sum: [
     { name: 'y', kind: 'tensor', access: 'out', dtypes: ['f32'], optional: false, size: () => 1 },
     { name: 'x', kind: 'tensor', access: 'in', dtypes: ['f32'], optional: false, size: (a) => a.n },
@@ -883,6 +940,8 @@ export function bindKernels(native: NativeKernels): Kernels {
     embedding_forward: (a) => native.embedding_forward(handle(a.y, 'embedding_forward: y'), handle(a.tokens, 'embedding_forward: tokens'), handle(a.table, 'embedding_forward: table'), maybe(a.positions), a.rows, a.dim, a.vocab, a.vocab_start, a.batch, a.position, a.max_seq),
     embedding_backward: (a) => native.embedding_backward(handle(a.dtable, 'embedding_backward: dtable'), maybe(a.dpositions), handle(a.tokens, 'embedding_backward: tokens'), handle(a.dy, 'embedding_backward: dy'), a.rows, a.dim, a.vocab, a.vocab_start, a.batch, a.position, a.max_seq),
     softmax_cross_entropy: (a) => native.softmax_cross_entropy(handle(a.logits, 'softmax_cross_entropy: logits'), handle(a.loss, 'softmax_cross_entropy: loss'), handle(a.targets, 'softmax_cross_entropy: targets'), a.rows, a.vocab, a.grad_scale, a.smoothing, a.backward),
+    softmax_stats: (a) => native.softmax_stats(handle(a.stats, 'softmax_stats: stats'), handle(a.logits, 'softmax_stats: logits'), handle(a.targets, 'softmax_stats: targets'), a.rows, a.vocab, a.vocab_start),
+    sharded_cross_entropy: (a) => native.sharded_cross_entropy(handle(a.logits, 'sharded_cross_entropy: logits'), handle(a.loss, 'sharded_cross_entropy: loss'), handle(a.stats, 'sharded_cross_entropy: stats'), handle(a.targets, 'sharded_cross_entropy: targets'), a.rows, a.vocab, a.vocab_start, a.parts, a.total, a.grad_scale, a.smoothing, a.backward),
     sum: (a) => native.sum(handle(a.y, 'sum: y'), handle(a.x, 'sum: x'), a.n, a.alpha),
     sum_squares: (a) => native.sum_squares(handle(a.y, 'sum_squares: y'), handle(a.x, 'sum_squares: x'), a.n),
     clip_control: (a) => native.clip_control(handle(a.control, 'clip_control: control'), handle(a.sums, 'clip_control: sums'), a.count, a.max_norm),

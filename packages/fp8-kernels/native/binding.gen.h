@@ -414,8 +414,40 @@ static napi_value call_softmax_cross_entropy(napi_env env, napi_callback_info in
   return nullptr;
 }
 
+static napi_value call_softmax_stats(napi_env env, napi_callback_info info) {
+  Call call(env, info, "softmax_stats", 6, 30);
+  const int64_t rows = call.integer(3, "rows");
+  const int64_t vocab = call.integer(4, "vocab");
+  const int64_t vocab_start = call.integer(5, "vocab_start");
+  const Tensor stats = call.tensor(0, "stats", bit(DType::f32), double(rows)*4, false);
+  const Tensor logits = call.tensor(1, "logits", bit(DType::f32) | bit(DType::bf16), double(rows)*double(vocab), false);
+  const Tensor targets = call.tensor(2, "targets", bit(DType::i32), double(rows), false);
+  if (call.failed()) return nullptr;
+  call.run([&] { fp8lm::softmax_stats(stats, logits, targets, rows, vocab, vocab_start); });
+  return nullptr;
+}
+
+static napi_value call_sharded_cross_entropy(napi_env env, napi_callback_info info) {
+  Call call(env, info, "sharded_cross_entropy", 12, 31);
+  const int64_t rows = call.integer(4, "rows");
+  const int64_t vocab = call.integer(5, "vocab");
+  const int64_t vocab_start = call.integer(6, "vocab_start");
+  const int64_t parts = call.integer(7, "parts");
+  const int64_t total = call.integer(8, "total");
+  const double grad_scale = call.number(9, "grad_scale");
+  const double smoothing = call.number(10, "smoothing");
+  const int64_t backward = call.integer(11, "backward");
+  const Tensor logits = call.tensor(0, "logits", bit(DType::f32) | bit(DType::bf16), double(rows)*double(vocab), false);
+  const Tensor loss = call.tensor(1, "loss", bit(DType::f32), double(rows), false);
+  const Tensor stats = call.tensor(2, "stats", bit(DType::f32), double(parts)*double(rows)*4, false);
+  const Tensor targets = call.tensor(3, "targets", bit(DType::i32), double(rows), false);
+  if (call.failed()) return nullptr;
+  call.run([&] { fp8lm::sharded_cross_entropy(logits, loss, stats, targets, rows, vocab, vocab_start, parts, total, grad_scale, smoothing, backward); });
+  return nullptr;
+}
+
 static napi_value call_sum(napi_env env, napi_callback_info info) {
-  Call call(env, info, "sum", 4, 30);
+  Call call(env, info, "sum", 4, 32);
   const int64_t n = call.integer(2, "n");
   const double alpha = call.number(3, "alpha");
   const Tensor y = call.tensor(0, "y", bit(DType::f32), 1, false);
@@ -426,7 +458,7 @@ static napi_value call_sum(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_sum_squares(napi_env env, napi_callback_info info) {
-  Call call(env, info, "sum_squares", 3, 31);
+  Call call(env, info, "sum_squares", 3, 33);
   const int64_t n = call.integer(2, "n");
   const Tensor y = call.tensor(0, "y", bit(DType::f32), 1, false);
   const Tensor x = call.tensor(1, "x", bit(DType::f32) | bit(DType::bf16) | bit(DType::f16) | bit(DType::e4m3) | bit(DType::e5m2), double(n), false);
@@ -436,7 +468,7 @@ static napi_value call_sum_squares(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_clip_control(napi_env env, napi_callback_info info) {
-  Call call(env, info, "clip_control", 4, 32);
+  Call call(env, info, "clip_control", 4, 34);
   const int64_t count = call.integer(2, "count");
   const double max_norm = call.number(3, "max_norm");
   const Tensor control = call.tensor(0, "control", bit(DType::f32), 4, false);
@@ -447,7 +479,7 @@ static napi_value call_clip_control(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_adamw(napi_env env, napi_callback_info info) {
-  Call call(env, info, "adamw", 14, 33);
+  Call call(env, info, "adamw", 14, 35);
   const int64_t n = call.integer(7, "n");
   const int64_t phase = call.integer(8, "phase");
   const double lr = call.number(9, "lr");
@@ -468,7 +500,7 @@ static napi_value call_adamw(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_random_normal(napi_env env, napi_callback_info info) {
-  Call call(env, info, "random_normal", 6, 34);
+  Call call(env, info, "random_normal", 6, 36);
   const int64_t n = call.integer(1, "n");
   const double std = call.number(2, "std");
   const int64_t seed = call.integer(3, "seed");
@@ -511,6 +543,8 @@ static const struct { const char* name; napi_callback call; } kKernels[] = {
     {"embedding_forward", call_embedding_forward},
     {"embedding_backward", call_embedding_backward},
     {"softmax_cross_entropy", call_softmax_cross_entropy},
+    {"softmax_stats", call_softmax_stats},
+    {"sharded_cross_entropy", call_sharded_cross_entropy},
     {"sum", call_sum},
     {"sum_squares", call_sum_squares},
     {"clip_control", call_clip_control},

@@ -55,6 +55,10 @@ void embedding_forward(const Tensor& y, const Tensor& tokens, const Tensor& tabl
 void embedding_backward(const Tensor& dtable, const Tensor& dpositions, const Tensor& tokens, const Tensor& dy, int64_t rows, int64_t dim, int64_t vocab, int64_t vocab_start, int64_t batch, int64_t position, int64_t max_seq);
 /// backward: logits become their gradients * grad_scale; target < 0: row ignored, loss 0
 void softmax_cross_entropy(const Tensor& logits, const Tensor& loss, const Tensor& targets, int64_t rows, int64_t vocab, double grad_scale, double smoothing, int64_t backward);
+/// of a slice of the vocabulary; a row: max, sum exp(x - max), logit of the target or 0, sum of logits
+void softmax_stats(const Tensor& stats, const Tensor& logits, const Tensor& targets, int64_t rows, int64_t vocab, int64_t vocab_start);
+/// softmax_cross_entropy over `total` logits of which these are a slice, from the stats of all slices
+void sharded_cross_entropy(const Tensor& logits, const Tensor& loss, const Tensor& stats, const Tensor& targets, int64_t rows, int64_t vocab, int64_t vocab_start, int64_t parts, int64_t total, double grad_scale, double smoothing, int64_t backward);
 /// y = alpha * sum, float64 inside
 void sum(const Tensor& y, const Tensor& x, int64_t n, double alpha);
 /// float64 inside

@@ -87,3 +87,19 @@ export function checkConfig(c: GptConfig): GptConfig {
   }
   return c;
 }
+
+/**
+ * Checks that a model can be cut over the ranks of a tensor group. The vocabulary always can: shares may differ.
+ * @throws UserError with the numbers if heads, widths or the vocabulary do not divide
+ */
+export function checkTensorParallel(c: GptConfig, size: number): void {
+  for (const key of ['numHeads', 'numKvHeads', 'ffnSize'] as const) {
+    if (c[key] % size) {
+      throw new UserError(
+        `tensor parallelism: ${key} ${c[key]} is not a multiple of tensor parallel size ${size}; choose a size that divides it`,
+      );
+    }
+  }
+  if (c.vocabSize < size)
+    throw new UserError(`tensor parallelism: vocabSize ${c.vocabSize} is less than tensor parallel size ${size}`);
+}

@@ -6,6 +6,10 @@
 //   loss = crossEntropy(lnf(x) head^T)
 //
 // Each producer (norm, GELU, SwiGLU) casts at the site of the linear layer that reads it, so FP8 costs no pass of its own.
+//
+// The same code runs on one rank and on many. On a tensor group, qkv and fc are cut by outputs (each rank has whole heads), the
+// two proj by inputs, the embedding and the head by vocabulary. With sequence parallelism, what lies between is [T / tp, B, C]:
+// norms, dropout and the residual stream see a part of the sequence.
 import {
   type ActDType,
   add,
@@ -14,28 +18,35 @@ import {
   checkpoint,
   dropout,
   dropoutAdd,
-  embedding,
   empty,
   gelu,
   type Heads,
   type HeadLossOptions,
   hashName,
-  headLoss,
   isTraining,
   type KvCache,
   LayerNorm,
-  Linear,
   type ModelContext,
   Module,
-  Parameter,
+  type Parameter,
   persist,
   RmsNorm,
   rope,
   scope,
   swiglu,
   type Tensor,
+  UserError,
 } from 'fp8-core';
-import { checkConfig, type GptConfig } from './config.ts';
+import {
+  alone,
+  ColumnParallelLinear,
+  type Parallel,
+  parallelHeadLoss,
+  RowParallelLinear,
+  VocabParallelEmbedding,
+  vocabParallelTable,
+} from 'fp8-dist';
+import { checkConfig, checkTensorParallel, type GptConfig } from './config.ts';
 import { type GptPart, wholeModel } from './parts.ts';
 
 /** What to recompute in backward instead of keeping: whole layers, or the halves of each. */
@@ -58,20 +69,23 @@ export interface Targets {
 }
 
 class Attention extends Module {
-  readonly qkv: Linear;
-  readonly proj: Linear;
+  readonly qkv: ColumnParallelLinear;
+  readonly proj: RowParallelLinear;
+  /** This rank's. */
   private readonly heads: Heads;
   private readonly theta: number | null;
 
-  constructor(context: ModelContext, name: string, c: GptConfig) {
+  constructor(context: ModelContext, name: string, c: GptConfig, parallel: Parallel) {
     super();
     const headDim = c.hiddenSize / c.numHeads;
-    this.heads = { heads: c.numHeads, kvHeads: c.numKvHeads, headDim };
+    const { size } = parallel.mesh.tp;
+    this.heads = { heads: c.numHeads / size, kvHeads: c.numKvHeads / size, headDim };
     this.theta = c.position === 'rope' ? c.ropeTheta : null;
-    this.qkv = new Linear(context, `${name}.qkv`, c.hiddenSize, (c.numHeads + 2 * c.numKvHeads) * headDim, {
-      bias: c.bias,
-    });
-    this.proj = new Linear(context, `${name}.proj`, c.hiddenSize, c.hiddenSize, {
+    const parts = [c.numHeads, c.numKvHeads, c.numKvHeads].map((heads) => heads * headDim);
+    const outDim = (c.numHeads + 2 * c.numKvHeads) * headDim;
+    const options = { bias: c.bias, parts };
+    this.qkv = new ColumnParallelLinear(context, `${name}.qkv`, c.hiddenSize, outDim, parallel, options);
+    this.proj = new RowParallelLinear(context, `${name}.proj`, c.hiddenSize, c.hiddenSize, parallel, {
       bias: c.bias,
       init: residualInit(c),
     });
@@ -86,16 +100,19 @@ class Attention extends Module {
 
 class Mlp extends Module {
   /** fc, or gate and up side by side. */
-  readonly fc: Linear;
-  readonly proj: Linear;
+  readonly fc: ColumnParallelLinear;
+  readonly proj: RowParallelLinear;
   private readonly gated: boolean;
 
-  constructor(context: ModelContext, name: string, c: GptConfig) {
+  constructor(context: ModelContext, name: string, c: GptConfig, parallel: Parallel) {
     super();
     this.gated = c.activation === 'swiglu';
     const fcName = `${name}.${this.gated ? 'gate_up' : 'fc'}`;
-    this.fc = new Linear(context, fcName, c.hiddenSize, (this.gated ? 2 : 1) * c.ffnSize, { bias: c.bias });
-    this.proj = new Linear(context, `${name}.proj`, c.ffnSize, c.hiddenSize, { bias: c.bias, init: residualInit(c) });
+    const parts = this.gated ? [c.ffnSize, c.ffnSize] : [c.ffnSize];
+    const outDim = parts.length * c.ffnSize;
+    this.fc = new ColumnParallelLinear(context, fcName, c.hiddenSize, outDim, parallel, { bias: c.bias, parts });
+    const options = { bias: c.bias, init: residualInit(c) };
+    this.proj = new RowParallelLinear(context, `${name}.proj`, c.ffnSize, c.hiddenSize, parallel, options);
   }
 
   forward(x: Tensor): Tensor {
@@ -107,10 +124,24 @@ class Mlp extends Module {
 /** GPT-2: the projections into the residual stream start smaller, so that its variance does not grow with depth. */
 const residualInit = (c: GptConfig) => ({ std: 0.02 / Math.sqrt(2 * c.numLayers) });
 
-const makeNorm = (context: ModelContext, name: string, c: GptConfig): LayerNorm | RmsNorm =>
-  c.norm === 'rms'
-    ? new RmsNorm(context, name, c.hiddenSize, { eps: c.normEps })
-    : new LayerNorm(context, name, c.hiddenSize, { bias: c.bias, eps: c.normEps });
+/** Norms see a part of the sequence under sequence parallelism. */
+function makeNorm(context: ModelContext, name: string, c: GptConfig, parallel: Parallel): LayerNorm | RmsNorm {
+  const options = { eps: c.normEps, sumGrad: cutsSequence(parallel) };
+  return c.norm === 'rms'
+    ? new RmsNorm(context, name, c.hiddenSize, options)
+    : new LayerNorm(context, name, c.hiddenSize, { bias: c.bias, ...options });
+}
+
+const cutsSequence = ({ mesh, sequenceParallel }: Parallel): boolean => sequenceParallel && mesh.tp.size > 1;
+
+/**
+ * Index, in its random stream, of the first element of activation `x`: an element's dropout is a function of its place in the
+ * whole activation, so every layout drops the same ones.
+ */
+function dropoutOffset(x: Tensor, key: number, parallel: Parallel): number {
+  const { size, rank } = parallel.mesh.tp;
+  return cutsSequence(parallel) ? (key * size + rank) * x.size : key * x.size;
+}
 
 class Block extends Module {
   readonly ln1: LayerNorm | RmsNorm;
@@ -120,13 +151,15 @@ class Block extends Module {
   private readonly rate: number;
   private readonly streams: [number, number];
   private readonly seed: number;
+  private readonly parallel: Parallel;
 
-  constructor(context: ModelContext, name: string, c: GptConfig) {
+  constructor(context: ModelContext, name: string, c: GptConfig, parallel: Parallel) {
     super();
-    this.ln1 = makeNorm(context, `${name}.ln1`, c);
-    this.attn = new Attention(context, `${name}.attn`, c);
-    this.ln2 = makeNorm(context, `${name}.ln2`, c);
-    this.mlp = new Mlp(context, `${name}.mlp`, c);
+    this.ln1 = makeNorm(context, `${name}.ln1`, c, parallel);
+    this.attn = new Attention(context, `${name}.attn`, c, parallel);
+    this.ln2 = makeNorm(context, `${name}.ln2`, c, parallel);
+    this.mlp = new Mlp(context, `${name}.mlp`, c, parallel);
+    this.parallel = parallel;
     this.rate = c.dropout;
     this.seed = context.seed;
     this.streams = [hashName(`${name}.attn.dropout`), hashName(`${name}.mlp.dropout`)];
@@ -154,7 +187,8 @@ class Block extends Module {
 
   private residual(x: Tensor, y: Tensor, which: 0 | 1, key: number): Tensor {
     if (this.rate === 0 || !isTraining()) return add(x, y);
-    return dropoutAdd(y, x, { rate: this.rate, seed: this.seed, stream: this.streams[which], offset: key * y.size });
+    const offset = dropoutOffset(y, key, this.parallel);
+    return dropoutAdd(y, x, { rate: this.rate, seed: this.seed, stream: this.streams[which], offset });
   }
 }
 
@@ -162,9 +196,9 @@ class Block extends Module {
 export class Gpt extends Module {
   readonly config: GptConfig;
   readonly part: GptPart;
+  readonly parallel: Parallel;
   /** Of the first part. */
-  readonly wte: Parameter | null;
-  readonly wpe: Parameter | null;
+  private readonly tokens: VocabParallelEmbedding | null;
   /** This part's layers. */
   readonly layers: Block[] = [];
   /** Of the last part. */
@@ -173,29 +207,51 @@ export class Gpt extends Module {
   readonly context: ModelContext;
   private readonly act: ActDType;
 
-  /** @throws UserError if the config breaks a rule */
-  constructor(context: ModelContext, config: GptConfig, part: GptPart = wholeModel(config)) {
+  /**
+   * @param part what a place of a pipeline holds; everything by default
+   * @param parallel the mesh and whether the sequence is cut; one rank by default
+   * @throws UserError if the config breaks a rule or does not divide among the ranks
+   */
+  constructor(context: ModelContext, config: GptConfig, part: GptPart = wholeModel(config), parallel = alone()) {
     super();
     const c = checkConfig(config);
+    checkTensorParallel(c, parallel.mesh.tp.size);
     this.config = c;
     this.part = part;
+    this.parallel = parallel;
     this.context = context;
     this.act = context.recipe.act;
-    const table = (name: string, rows: number, tied: 'first' | 'last' | null = null): Parameter =>
-      new Parameter(context, name, [rows, c.hiddenSize], 'embedding', { std: 0.02 }, { tied });
-    this.wte = part.first ? table('wte.weight', c.vocabSize, c.tied && !part.last ? 'first' : null) : null;
-    this.wpe = part.first && c.position === 'learned' ? table('wpe.weight', c.maxSeqLen) : null;
+    this.tokens = part.first ? this.makeEmbedding() : null;
     const [begin, end] = part.layers;
-    for (let i = begin; i < end; i++) this.layers.push(new Block(context, `h.${i}`, c));
-    this.lnf = part.last ? makeNorm(context, 'lnf', c) : null;
-    this.head = part.last ? this.makeHead(table) : null;
+    for (let i = begin; i < end; i++) this.layers.push(new Block(context, `h.${i}`, c, parallel));
+    this.lnf = part.last ? makeNorm(context, 'lnf', c, parallel) : null;
+    this.head = part.last ? this.makeHead() : null;
+  }
+
+  /** Of the first part. */
+  get wte(): Parameter | null {
+    return this.tokens?.weight ?? null;
+  }
+
+  get wpe(): Parameter | null {
+    return this.tokens?.positions ?? null;
+  }
+
+  private makeEmbedding(): VocabParallelEmbedding {
+    const { context, config: c, part, parallel } = this;
+    return new VocabParallelEmbedding(context, 'wte', c.vocabSize, c.hiddenSize, parallel, {
+      numPositions: c.position === 'learned' ? c.maxSeqLen : 0,
+      positionsName: 'wpe.weight',
+      tied: c.tied && !part.last ? 'first' : null,
+    });
   }
 
   /** A tied head is the embedding; where that lies on another rank, a copy of it that both ranks keep equal. */
-  private makeHead(table: (name: string, rows: number, tied?: 'last') => Parameter): Parameter {
-    const { tied, vocabSize } = this.config;
-    if (!tied) return table('head.weight', vocabSize);
-    return this.wte ?? table('wte.weight', vocabSize, 'last');
+  private makeHead(): Parameter {
+    const { context, parallel } = this;
+    const { tied, vocabSize, hiddenSize } = this.config;
+    if (!tied) return vocabParallelTable(context, 'head.weight', vocabSize, hiddenSize, parallel);
+    return this.wte ?? vocabParallelTable(context, 'wte.weight', vocabSize, hiddenSize, parallel, { tied: 'last' });
   }
 
   /**
@@ -210,30 +266,43 @@ export class Gpt extends Module {
 
   /**
    * This part's forward.
-   * @param x tokens i32 [T, B] for the first part, else hidden states [T, B, C]
+   * @param x tokens i32 [T, B] for the first part, else hidden states [T, B, C]; [T / tp, B, C] under sequence parallelism
    * @param answers for the last part
-   * @returns the loss, f32 [1], of the last part; else hidden states [T, B, C]
+   * @returns the loss, f32 [1], of the last part; else hidden states like x
    */
   forwardPart(x: Tensor, answers: Targets | null, options: ForwardOptions & HeadLossOptions = {}): Tensor {
-    const h = this.hidden(this.wte ? this.embed(x, options.dropoutKey ?? 0) : x, options);
+    const h = this.hidden(this.tokens ? this.embed(this.tokens, x, options.dropoutKey ?? 0) : x, options);
     if (!this.lnf || !this.head) return h;
     if (!answers) throw new Error('internal: the last part of a model needs targets');
-    return headLoss(this.lnf.forward(h), this.head, answers.targets, answers.numTargets, options);
+    return parallelHeadLoss(
+      this.lnf.forward(h),
+      this.head,
+      answers.targets,
+      answers.numTargets,
+      this.parallel,
+      options,
+    );
   }
 
-  private embed(tokens: Tensor, dropoutKey: number): Tensor {
+  private embed(table: VocabParallelEmbedding, tokens: Tensor, dropoutKey: number): Tensor {
     const [seq] = tokens.shape;
+    const { size } = this.parallel.mesh.tp;
+    if (cutsSequence(this.parallel) && seq % size) {
+      throw new UserError(
+        `sequence parallelism: a sequence of ${seq} tokens is not a multiple of tensor parallel size ${size}`,
+      );
+    }
     if (seq > this.config.maxSeqLen) {
       throw new RangeError(`gpt: a sequence of ${seq} tokens exceeds maxSeqLen ${this.config.maxSeqLen}`);
     }
-    const x = embedding(tokens, this.wte as Parameter, this.wpe, this.act);
+    const x = table.forward(tokens);
     const { dropout: rate } = this.config;
     if (rate === 0 || !isTraining()) return x;
     return dropout(x, {
       rate,
       seed: this.context.seed,
       stream: hashName('embed.dropout'),
-      offset: dropoutKey * x.size,
+      offset: dropoutOffset(x, dropoutKey, this.parallel),
     });
   }
 
@@ -261,8 +330,9 @@ export class Gpt extends Module {
    */
   logits(tokens: Tensor, caches: KvCache[], start: number): Tensor {
     const [seq, batch] = tokens.shape;
-    if (!this.wte || !this.lnf || !this.head) throw new Error('internal: logits need the whole model');
-    let x = embedding(tokens, this.wte, this.wpe, this.act, start);
+    if (!this.tokens || !this.lnf || !this.head || this.parallel.mesh.tp.size > 1)
+      throw new Error('internal: logits need the whole model on one rank');
+    let x = this.tokens.forward(tokens, start);
     this.layers.forEach((layer, i) => {
       x = layer.forwardCached(x, caches[i], start);
     });

@@ -79,13 +79,13 @@ export function addRunOptions(command: Command): Command {
     .option('--json', 'one JSON object a line on stdout, nothing else')
     .optionsGroup('Parallelism:')
     .option('--nproc <n>', 'ranks to start on this machine (default: as many as the layout needs)', count)
-    .option('--tp <n>', 'tensor-parallel ranks (not yet)', count)
+    .option('--tp <n>', 'tensor-parallel ranks: each layer is cut over them', count)
     .option('--pp <n>', 'pipeline stages; --grad-accum says how many micro-batches fill them', count)
     .option('--virtual <n>', 'model chunks a stage, interleaved: less idle time, more messages (default: 1)', count)
     .option('--layout <counts>', 'layers of each stage (and chunk), for example 4,4,3,1 (default: balanced)', counts)
     .option('--fp8-pipeline', 'FP8 between stages: activations e4m3, their gradients e5m2')
     .option('--dp <n>', 'data-parallel ranks, each with its own micro-batches (default: all)', count)
-    .option('--sp', 'sequence parallelism (not yet)')
+    .option('--sp', 'sequence parallelism: norms and residuals on a part of the sequence, over the tp ranks')
     .option(
       '--zero [stage]',
       'ZeRO: shard optimizer states over dp ranks; stage 2: gradients too (default stage: 1)',

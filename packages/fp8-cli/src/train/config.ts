@@ -30,7 +30,6 @@ export async function resolveRun(
   model: string | undefined,
   options: RunOptions & { recipe?: string; resume?: boolean },
 ): Promise<ResolvedRun> {
-  checkParallel(options);
   const base = await baseOf(model, options);
   const run: Partial<RunConfig> = { ...base, ...fromFlags(options) };
   checkKeys(run, 'run config');
@@ -88,12 +87,6 @@ function fromFlags(options: RunOptions & { recipe?: string; resume?: boolean }):
   });
   given.resume = resume ?? false;
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
-}
-
-/** What the design has and this build does not have yet is refused, never ignored. */
-function checkParallel({ tp = 1, sp }: RunOptions): void {
-  if (tp !== 1) throw new UserError(`--tp ${tp}: tensor parallelism comes next; use --tp 1`);
-  if (sp) throw new UserError('--sp: sequence parallelism comes next; leave --sp out');
 }
 
 function checkKeys(run: object, where: string): void {

@@ -1,4 +1,7 @@
 export { addBias } from './add_bias.ts';
+export { vocabParallelCrossEntropy } from './cross_entropy.ts';
+export { VocabParallelEmbedding, type VocabEmbeddingOptions, vocabParallelTable } from './embedding.ts';
+export { parallelHeadLoss } from './head_loss.ts';
 export {
   ColumnParallelLinear,
   type ColumnParallelOptions,

@@ -9,6 +9,7 @@ import {
   scope,
   type Tensor,
 } from 'fp8-core';
+import type { Group } from '../../src/index.ts';
 import {
   addBias,
   alone,
@@ -19,13 +20,18 @@ import {
   gatherFromTensorModelParallelRegion,
   initializeModelParallel,
   type Parallel,
+  parallelHeadLoss,
   reduceFromTensorModelParallelRegion,
   reduceScatterToSequenceParallelRegion,
   RowParallelLinear,
   scatterToSequenceParallelRegion,
   scatterToTensorModelParallelRegion,
+  vocabParallelCrossEntropy,
+  VocabParallelEmbedding,
+  vocabParallelTable,
+  vocabRange,
 } from '../../src/index.ts';
-import { backendOf, Comparison, normals, partOf, readFloats } from './compare.ts';
+import { backendOf, Comparison, integers, normals, partOf, readFloats } from './compare.ts';
 
 export interface LayersArgument {
   backends: readonly string[];
@@ -57,6 +63,8 @@ export default async function layers(comm: Communicator, { backends }: LayersArg
       compareJob(check, backend, { mesh, sequenceParallel: job.sequenceParallel === true }, job);
     }
     mappings(check, backend, { mesh, sequenceParallel: true });
+    for (const sequenceParallel of [false, true]) vocabulary(check, backend, { mesh, sequenceParallel });
+    for (const smoothing of [0, 0.1]) crossEntropy(check, backend, mesh.tp, smoothing);
   }
   return { failures: check.failures, count: check.count, worst: check.worst };
 }
@@ -256,4 +264,87 @@ function mappings(check: Comparison, backend: Backend, parallel: Parallel): void
       check.close(`${name}: backward`, readFloats(got as Tensor), dx);
     });
   }
+}
+
+/** 53 entries, which no group divides; two targets are ignored. */
+const vocab = 53;
+const tokenIds = Array.from({ length: seq * batch }, (_, i) => (i * 37 + 11) % vocab);
+const targetIds = tokenIds.map((_, i) => (i === 3 || i === 20 ? -1 : (i * 29 + 5) % vocab));
+const numTargets = targetIds.filter((t) => t >= 0).length;
+
+/** A tiny model of nothing but the vocabulary's layers: embedding with positions, tied head, in chunks of 16 rows. */
+function vocabulary(check: Comparison, backend: Backend, parallel: Parallel): void {
+  const runOn = (p: Parallel) => {
+    const context = modelContext(backend, recipeNamed('fp32'), 5);
+    const options = { init: { std: 0.3 }, numPositions: seq + 2 };
+    const table = new VocabParallelEmbedding(context, 'e', vocab, 12, p, options);
+    const untied = vocabParallelTable(context, 'h', vocab, 12, p, { init: { std: 0.3 } });
+    const parameters = [...table.parameters(), untied];
+    const results = [table.weight, untied].map((head) => {
+      const loss = scope(() => {
+        const tokens = integers(backend, [seq, batch], tokenIds);
+        const targets = integers(backend, [seq, batch], targetIds);
+        const lossOptions = { smoothing: 0.1, gradScale: 2, chunkBytes: 1 };
+        const recorded = record(() =>
+          parallelHeadLoss(table.forward(tokens, 1), head, targets, numTargets, p, lossOptions),
+        );
+        recorded.backward();
+        return { wrap: readFloats(recorded.output) };
+      }).wrap;
+      const gradients = parameters.map((q) => {
+        const values = q.grad ? readFloats(q.grad) : new Float32Array(q.size);
+        if (q.sumGrad) p.mesh.tp.allReduce(values).wait();
+        q.zeroGrad();
+        return values;
+      });
+      return { loss, gradients };
+    });
+    return { parameters, results, release: () => parameters.forEach((q) => q.release()) };
+  };
+  const want = runOn(alone());
+  const got = runOn(parallel);
+  const name = `vocabulary${parallel.sequenceParallel ? ', sp' : ''}, ${backend.name}`;
+  got.results.forEach(({ loss, gradients }, i) => {
+    const kind = i === 0 ? 'tied' : 'untied';
+    check.close(`${name}: ${kind} loss`, loss, want.results[i].loss);
+    gradients.forEach((values, k) => {
+      const p = got.parameters[k];
+      check.close(`${name}: ${kind} gradient of ${p.name}`, values, partOf(p, want.results[i].gradients[k]));
+    });
+  });
+  want.release();
+  got.release();
+}
+
+/** Against the formula, in float64. */
+function crossEntropy(check: Comparison, backend: Backend, group: Group, smoothing: number): void {
+  const [begin, end] = vocabRange(vocab, group);
+  const rows = seq * batch;
+  scope(() => {
+    const all = readFloats(normals(backend, [rows, vocab], 31));
+    const part = all.filter((_, i) => i % vocab >= begin && i % vocab < end);
+    const logits = put(backend, part, [seq, batch, end - begin]);
+    const targets = integers(backend, [seq, batch], targetIds);
+    const recorded = record(
+      () => vocabParallelCrossEntropy(logits, targets, numTargets, vocab, group, smoothing),
+      [logits],
+    );
+    let loss = 0;
+    const gradient = new Float64Array(all.length);
+    for (let r = 0; r < rows; r++) {
+      if (targetIds[r] < 0) continue;
+      const row = [...all.subarray(r * vocab, (r + 1) * vocab)];
+      const lse = Math.log(row.reduce((s, v) => s + Math.exp(v), 0));
+      const wanted = row.map((_, c) => (c === targetIds[r] ? 1 - smoothing : 0) + smoothing / vocab);
+      row.forEach((v, c) => {
+        loss += (wanted[c] * (lse - v)) / numTargets;
+        gradient[r * vocab + c] = (Math.exp(v - lse) - wanted[c]) / numTargets;
+      });
+    }
+    const name = `vocabParallelCrossEntropy, smoothing ${smoothing}`;
+    check.close(`${name}: loss`, readFloats(recorded.output), Float32Array.of(loss));
+    const [dx] = recorded.backward();
+    const own = Float32Array.from(gradient).filter((_, i) => i % vocab >= begin && i % vocab < end);
+    check.close(`${name}: gradient`, readFloats(dx as Tensor), own);
+  });
 }

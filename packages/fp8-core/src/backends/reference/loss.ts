@@ -1,4 +1,4 @@
-import type { SoftmaxCrossEntropyArgs, SumArgs } from '../../kernels.gen.ts';
+import type { ShardedCrossEntropyArgs, SoftmaxCrossEntropyArgs, SoftmaxStatsArgs, SumArgs } from '../../kernels.gen.ts';
 import type { CellsOf } from '../check.ts';
 import { f32Of, i32Of, load, storePlain } from './cells.ts';
 
@@ -39,6 +39,68 @@ export function softmax_cross_entropy(a: CellsOf<SoftmaxCrossEntropyArgs>): void
     if (!a.backward) continue;
     for (let c = 0; c < vocab; c++) {
       const wanted = (c === target ? 1 - smoothing : 0) + smoothing / vocab;
+      row[c] = (Math.exp(row[c] - lse) - wanted) * grad_scale;
+    }
+  }
+  if (a.backward) storePlain(a.logits, logits);
+}
+
+/** What a rank tells of its slice of the logits: [max, sum exp(x - max), logit of the target or 0, sum of logits] a row. */
+export function softmax_stats(a: CellsOf<SoftmaxStatsArgs>): void {
+  const { rows, vocab, vocab_start } = a;
+  const logits = load(a.logits, rows * vocab);
+  const targets = i32Of(a.targets);
+  const stats = f32Of(a.stats);
+  for (let r = 0; r < rows; r++) {
+    const row = logits.subarray(r * vocab, (r + 1) * vocab);
+    let top = Number.NEGATIVE_INFINITY;
+    for (const v of row) top = Math.max(top, v);
+    let exps = 0;
+    let total = 0;
+    for (const v of row) {
+      exps += Math.exp(v - top);
+      total += v;
+    }
+    const target = targets[r] - vocab_start;
+    stats.set([top, exps, target >= 0 && target < vocab ? row[target] : 0, total], 4 * r);
+  }
+}
+
+/** `softmax_cross_entropy` where the logits are a slice of `total`: everything else of a row is in the stats of all slices. */
+export function sharded_cross_entropy(a: CellsOf<ShardedCrossEntropyArgs>): void {
+  const { rows, vocab, vocab_start, parts, total, smoothing, grad_scale } = a;
+  const logits = load(a.logits, rows * vocab);
+  const targets = i32Of(a.targets);
+  const stats = f32Of(a.stats);
+  const loss = f32Of(a.loss);
+  for (let r = 0; r < rows; r++) {
+    if (targets[r] < total) continue;
+    throw new RangeError(`sharded_cross_entropy: target ${targets[r]} of row ${r}; expected less than total ${total}`);
+  }
+  for (let r = 0; r < rows; r++) {
+    const row = logits.subarray(r * vocab, (r + 1) * vocab);
+    if (targets[r] < 0) {
+      loss[r] = 0;
+      if (a.backward) row.fill(0);
+      continue;
+    }
+    const ofPart = (p: number): Float32Array => stats.subarray(4 * (p * rows + r), 4 * (p * rows + r) + 4);
+    let top = Number.NEGATIVE_INFINITY;
+    for (let p = 0; p < parts; p++) top = Math.max(top, ofPart(p)[0]);
+    let exps = 0;
+    let target = 0;
+    let sum = 0;
+    for (let p = 0; p < parts; p++) {
+      const [own, exp, logit, logitSum] = ofPart(p);
+      exps += exp * Math.exp(own - top);
+      target += logit;
+      sum += logitSum;
+    }
+    const lse = top + Math.log(exps);
+    loss[r] = (1 - smoothing) * (lse - target) + (smoothing > 0 ? smoothing * (lse - sum / total) : 0);
+    if (!a.backward) continue;
+    for (let c = 0; c < vocab; c++) {
+      const wanted = (c === targets[r] - vocab_start ? 1 - smoothing : 0) + smoothing / total;
       row[c] = (Math.exp(row[c] - lse) - wanted) * grad_scale;
     }
   }

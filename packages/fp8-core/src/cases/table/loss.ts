@@ -56,6 +56,54 @@ const extreme: KernelCase[] = acts.map((t) =>
   ),
 );
 
+/** Stats as ranks would tell them: of `parts` slices of random logits, the second of which is the one at hand. */
+const shards: KernelCase[] = acts.flatMap((t) =>
+  [
+    { rows: 13, vocab: 37 },
+    { rows: 5, vocab: 1003 },
+  ].flatMap(({ rows, vocab }) => [
+    kernelCase(
+      'softmax_stats',
+      `${t}, ${rows} x ${vocab}`,
+      (r) => ({
+        stats: output('f32', rows * 4),
+        logits: input(t, r.normals(rows * vocab, 3)),
+        targets: input('i32', [-1, vocab, 2 * vocab - 1, 2 * vocab, ...r.integers(rows - 4, 0, 3 * vocab)]),
+        rows,
+        vocab,
+        vocab_start: vocab,
+      }),
+      { stats: close(1e-5, 2e-6, 'float32 exp and sums', 1e-3) },
+    ),
+    ...[0, 0.1].flatMap((smoothing) =>
+      [0, 1].map((backward) =>
+        kernelCase(
+          'sharded_cross_entropy',
+          `${t}, ${rows} x ${vocab}, smoothing ${smoothing}${backward ? ', backward' : ''}`,
+          (r) => {
+            const stats = Float32Array.from(r.normals(3 * rows * 4, 3), (v, i) => (i % 4 === 1 ? 1 + Math.abs(v) : v));
+            return {
+              logits: input(t, r.normals(rows * vocab, 3)),
+              loss: output('f32', rows),
+              stats: input('f32', stats),
+              targets: input('i32', [-1, vocab, 2 * vocab - 1, 2 * vocab, ...r.integers(rows - 4, 0, 3 * vocab)]),
+              rows,
+              vocab,
+              vocab_start: vocab,
+              parts: 3,
+              total: 3 * vocab,
+              grad_scale: backward ? 0.37 : 1,
+              smoothing,
+              backward,
+            };
+          },
+          { loss, ...(backward ? { logits: gradient(t) } : {}) },
+        ),
+      ),
+    ),
+  ]),
+);
+
 const total = close(1e-6, 0, 'float64 sums in another order');
 const sum = (name: string, values: (r: CaseRandom) => ArrayLike<number>, alpha: number): KernelCase =>
   kernelCase(
@@ -71,6 +119,7 @@ const sum = (name: string, values: (r: CaseRandom) => ArrayLike<number>, alpha: 
 export const lossCases: readonly KernelCase[] = [
   ...cases,
   ...extreme,
+  ...shards,
   sum('one', () => [1.5], 2),
   sum('many, of one sign', (r) => r.normals(5003).map(Math.abs), 1 / 5003),
   sum('cancelling', () => [1e8, 1, -1e8, 1], -1),
