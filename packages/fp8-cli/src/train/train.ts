@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import type { TrainOptions } from '../commands/train.ts';
 import { note } from '../output.ts';
 import { type ResolvedRun, resolveRun } from './config.ts';
-import { latestCheckpoint, type Ranks, type RunEvent, runTraining } from './fp8.ts';
+import { checkLayout, latestCheckpoint, modelConfigOf, type Ranks, type RunEvent, runTraining } from './fp8.ts';
 import { heading, jsonView, LiveView, summaryText } from './views.ts';
 import { Recorder } from './recorder.ts';
 import { RunFolder } from './run_folder.ts';
@@ -23,6 +23,7 @@ export async function train(
   args: readonly string[],
 ): Promise<number> {
   const run = await resolveRun(model, options);
+  checkLayout(run.config, modelConfigOf(run.config));
   const world = worldOf(run.config, options);
   if (world.size > 1 && !world.isRank) return startRanks(world.size, args, run.config.out);
   run.config.dp = world.size > 1 ? world.size / (run.config.tp * run.config.pp) : null;
