@@ -15,7 +15,9 @@ export interface Finished {
 }
 
 export function start(args: readonly string[], cwd?: string) {
-  return spawn(process.execPath, [bin, ...args], { cwd, env: { ...process.env, NO_COLOR: '1', FP8_DEBUG: '' } });
+  // Ranks on a machine that is busy with other tests may be silent for long.
+  const env = { ...process.env, NO_COLOR: '1', FP8_DEBUG: '', FP8_DEAD_AFTER_MS: '30000' };
+  return spawn(process.execPath, [bin, ...args], { cwd, env });
 }
 
 export function finish(child: ReturnType<typeof start>): Promise<Finished> {

@@ -13,7 +13,9 @@ const { rank, size, ports, module, argument } = workerData as {
 async function run(): Promise<unknown> {
   const { default: body } = await import(module);
   const transfer = ports.filter((p): p is MessagePort => p !== null);
-  const comm = await connect({ kind: 'ports', rank, size, ports }, await findAddon(), { timeoutMs: 20_000 }, transfer);
+  // A thread that dies is heard of by its `error` event; silence only means that the machine is busy.
+  const patience = { timeoutMs: 60_000, deadAfterMs: 30_000 };
+  const comm = await connect({ kind: 'ports', rank, size, ports }, await findAddon(), patience, transfer);
   try {
     return await body(comm, argument);
   } finally {
