@@ -38,18 +38,18 @@ export interface AutoScale {
 /** `act`: in the activations' dtype; `fp8`: one byte an element, summed in float32 where ranks' parts are added. */
 export type Payload = 'act' | 'fp8';
 
-/** What the ranks of tensor, sequence and pipeline parallelism send to each other. */
+/** What the ranks of tensor and sequence parallelism send to each other. */
 export interface ParallelPayloads {
   /** Gathers of layer inputs under sequence parallelism, in forward and again in backward (FP8-LM, section 2.3). */
   input: Payload;
+  /** Whether backward gathers them again, or forward keeps the gathered ones: less traffic, more memory. */
+  regather: boolean;
   /** Gathers, in backward, of the gradient of a row-parallel layer's output. Beyond the paper, as all that follow. */
   outputGrad: Payload;
   /** Sums, in forward, of a row-parallel layer's outputs. */
   output: Payload;
   /** Sums, in backward, of the gradient of a column-parallel layer's input. */
   inputGrad: Payload;
-  /** Activations and their gradients between pipeline stages. */
-  boundary: Payload;
 }
 
 export interface Recipe {

@@ -1,5 +1,5 @@
 // A training run from configuration to summary. Everything a person or a script sees is an event; nothing is printed here.
-import { ledger, modelContext, recipeNamed, UserError } from 'fp8-core';
+import { ledger, modelContext, UserError } from 'fp8-core';
 import { DataParallel } from 'fp8-dist';
 import { checkConfig, type GptConfig, presetNamed, tokenizerFromJson } from 'fp8-models';
 import { AdamW, constant, cosine, type Schedule, wsd } from 'fp8-optim';
@@ -9,7 +9,7 @@ import type { Checkpoint } from './files/index.ts';
 import { buildModel, checkLayout } from './layout.ts';
 import { Ranks } from './ranks.ts';
 import { openResumed, restoreRun, RunSaver } from './run_checkpoints.ts';
-import { checkRunConfig, type RunConfig } from './run_config.ts';
+import { checkRunConfig, recipeOf, type RunConfig } from './run_config.ts';
 import type { MemorySummary, RunEvent, RunSummary } from './run_events.ts';
 import { openData } from './text_data.ts';
 import { Trainer, type TrainStep } from './trainer.ts';
@@ -85,12 +85,7 @@ async function train({
 }: Job): Promise<RunSummary> {
   const { steps, batch, gradAccum, recompute, fp8Pipeline } = config;
   ledger.resetPeak();
-  const model = buildModel(
-    modelContext(backend, recipeNamed(config.recipe), config.seed),
-    modelConfig,
-    config,
-    ranks.mesh,
-  );
+  const model = buildModel(modelContext(backend, recipeOf(config), config.seed), modelConfig, config, ranks.mesh);
   const parallel = new DataParallel(model.parameters(), ranks.mesh, { zero: config.zero });
   const optimizer = new AdamW(model.parameters(), config, parallel);
   const trainer = new Trainer(model, optimizer, { batch, seq: seqLen, gradAccum, recompute, fp8Pipeline }, parallel);

@@ -1,4 +1,4 @@
-import { recipes, UserError } from 'fp8-core';
+import { type PayloadSet, payloadSets, type Recipe, recipeNamed, recipes, UserError } from 'fp8-core';
 import { type GptConfig, presets, type Recompute } from 'fp8-models';
 import type { Device } from './backend.ts';
 
@@ -48,6 +48,8 @@ export interface RunConfig {
   tp: number;
   /** Sequence parallelism on the tensor-parallel ranks: norms, dropout and residuals on a part of the sequence each. */
   sp: boolean;
+  /** What tensor-parallel ranks send in FP8: as the recipe says (null), nothing, layer inputs, or all that can be. */
+  payloads: PayloadSet | null;
   /** Pipeline stages: they share the layers among them. */
   pp: number;
   /** Chunks of the model a stage holds; above 1 the schedule is interleaved. */
@@ -90,6 +92,7 @@ export const defaultRun: RunConfig = {
   recompute: false,
   tp: 1,
   sp: false,
+  payloads: null,
   pp: 1,
   virtual: 1,
   layout: null,
@@ -153,6 +156,11 @@ export function checkRunConfig(partial: Partial<RunConfig>): RunConfig {
   if (!Object.hasOwn(recipes, config.recipe)) {
     throw new UserError(`recipe "${config.recipe}" is unknown; there are ${Object.keys(recipes).join(', ')}`);
   }
+  if (config.payloads !== null && !Object.hasOwn(payloadSets, config.payloads)) {
+    throw new UserError(
+      `run config: payloads is "${config.payloads}"; there are ${Object.keys(payloadSets).join(', ')}, or null`,
+    );
+  }
   if (typeof config.model === 'string' && !Object.hasOwn(presets, config.model)) {
     throw new UserError(`preset "${config.model}" is unknown; there are ${Object.keys(presets).join(', ')}`);
   }
@@ -162,6 +170,12 @@ export function checkRunConfig(partial: Partial<RunConfig>): RunConfig {
   if (config.resume && config.out === null)
     throw new UserError('run config: resume needs out, the folder to resume from');
   return config;
+}
+
+/** The recipe of a run, with the payloads it asks for. */
+export function recipeOf({ recipe, payloads }: Pick<RunConfig, 'recipe' | 'payloads'>): Recipe {
+  const named = recipeNamed(recipe);
+  return payloads === null ? named : { ...named, parallel: payloadSets[payloads] };
 }
 
 /** For a run file: `export default defineRun({ model: 'gpt-12m', recipe: 'o2', data: './text' })`. */

@@ -76,3 +76,66 @@ describe('training on tensor-parallel ranks equals one rank in every step', () =
     });
   }
 });
+
+/** Everything in one byte that a switch can bring to it. */
+const allSwitches = { outputGrad: 'fp8', output: 'fp8', inputGrad: 'fp8' } as const;
+/** As the paper's authors do: FP8 for layer inputs alone, which backward gathers again. */
+const paper = { regather: true } as const;
+
+describe('FP8 on tensor-parallel ranks', () => {
+  const layouts: Partial<TensorJob>[] = [
+    {},
+    { sequenceParallel: true },
+    { sequenceParallel: true, payloads: paper },
+    { sequenceParallel: true, payloads: allSwitches },
+    { payloads: allSwitches },
+  ];
+  it('o3 and o1 keep one scale over the ranks and the same windows, and lose nothing that one rank has', async () => {
+    const bases = ['o3', 'o1'].map((recipe) => job({ ...tiny, dropout: 0 }, { recipe, steps: 20, tensor: 2 }));
+    const jobs = bases.flatMap((base) => layouts.map((layout) => ({ ...base, ...layout })));
+    const [a, b] = await runThreads<TensorResult[]>(2, module, jobs);
+    jobs.forEach((one, i) => {
+      const name = JSON.stringify({ ...one, model: 'tiny' });
+      expect(Object.keys(a[i].scales).length).toBeGreaterThanOrEqual(8);
+      expect(a[i].scales, name).toEqual(b[i].scales);
+      expect(Object.keys(a[i].same).length).toBeGreaterThan(20);
+      expect(a[i].same, name).toEqual(b[i].same);
+      expect(a[i].losses, name).toEqual(b[i].losses);
+    });
+    bases.forEach((base, i) => {
+      const want = trainOn(Mesh.single(), base);
+      for (const [k, layout] of layouts.entries()) {
+        const { losses } = a[i * layouts.length + k];
+        const worst = Math.max(...losses.map((loss, s) => Math.abs(loss - want.losses[s]) / want.losses[s]));
+        // Partial sums are rounded to bf16 (8 bits) or e4m3 (4 bits) before they are added.
+        const limit = layout.payloads === allSwitches ? 0.02 : 0.005;
+        expect(worst, `${base.recipe} ${JSON.stringify(layout)}`).toBeLessThan(limit);
+      }
+    });
+  });
+
+  it('moves fewer bytes than bf16: o3, with all switches, as the paper does it', async () => {
+    const model = { ...presetNamed('gpt-12m') };
+    const base = job(model, { tensor: 2, sequenceParallel: true, steps: 2, batch: 1 });
+    const variants = [
+      { recipe: 'bf16' },
+      { recipe: 'o3' },
+      { recipe: 'o3', payloads: paper },
+      { recipe: 'o3', payloads: allSwitches },
+      { recipe: 'o3', payloads: { ...allSwitches, ...paper } },
+    ];
+    const [bytes] = (
+      await runThreads<TensorResult[]>(
+        2,
+        module,
+        variants.map((v) => ({ ...base, ...v })),
+      )
+    ).map((rank) => rank.map(({ layerBytes }) => layerBytes));
+    const ratios = bytes.map((n) => n / bytes[0]);
+    console.log(`gpt-12m, tp 2, sp: bytes against bf16 ${ratios.map((r) => r.toFixed(4))}, ${bytes}`);
+    expect(ratios[1]).toBeLessThan(0.8);
+    expect(ratios[2]).toBeLessThan(0.82);
+    expect(ratios[3]).toBeLessThan(0.5);
+    expect(ratios[4]).toBeLessThan(0.55);
+  });
+});

@@ -33,6 +33,7 @@ export interface RunOptions {
   fp8Pipeline?: boolean;
   dp?: number;
   sp?: boolean;
+  payloads?: 'act' | 'paper' | 'all';
   zero?: 0 | 1 | 2 | true;
 }
 
@@ -86,6 +87,12 @@ export function addRunOptions(command: Command): Command {
     .option('--fp8-pipeline', 'FP8 between stages: activations e4m3, their gradients e5m2')
     .option('--dp <n>', 'data-parallel ranks, each with its own micro-batches (default: all)', count)
     .option('--sp', 'sequence parallelism: norms and residuals on a part of the sequence, over the tp ranks')
+    .addOption(
+      new Option(
+        '--payloads <set>',
+        'what tp ranks send in FP8: nothing, layer inputs as in the paper, all (default: the recipe)',
+      ).choices(['act', 'paper', 'all']),
+    )
     .option(
       '--zero [stage]',
       'ZeRO: shard optimizer states over dp ranks; stage 2: gradients too (default stage: 1)',

@@ -42,7 +42,7 @@ export async function resolveRun(
   return { config, name };
 }
 
-const layoutKeys = ['dp', 'tp', 'pp', 'sp', 'virtual', 'layout'] as const;
+const layoutKeys = ['dp', 'tp', 'pp', 'sp', 'payloads', 'virtual', 'layout'] as const;
 
 async function baseOf(
   model: string | undefined,
@@ -65,7 +65,7 @@ function fromFlags(options: RunOptions & { recipe?: string; resume?: boolean }):
   const { data, tokenizer, valFraction, device, recipe, steps, batch, gradAccum, seq, lr, schedule, seed } = options;
   const given: Partial<RunConfig> = { data, tokenizer, valFraction, device, recipe, steps, batch, gradAccum, seq, lr };
   const { warmup, recompute, evalEvery, evalBatches, out, resume, saveEvery, keep, dp, zero } = options;
-  const { tp, sp, pp, virtual, layout, fp8Pipeline } = options;
+  const { tp, sp, payloads, pp, virtual, layout, fp8Pipeline } = options;
   Object.assign(given, {
     schedule,
     seed,
@@ -78,6 +78,7 @@ function fromFlags(options: RunOptions & { recipe?: string; resume?: boolean }):
     keep,
     tp,
     sp,
+    payloads,
     pp,
     virtual,
     layout,

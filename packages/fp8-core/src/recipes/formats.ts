@@ -19,8 +19,19 @@ export const autoScale: AutoScale = { threshold: 1e-5, growth: 2 ** (1 / 1000) }
 /** All payloads in the activations' dtype. */
 export const plainPayloads: ParallelPayloads = {
   input: 'act',
+  regather: true,
   outputGrad: 'act',
   output: 'act',
   inputGrad: 'act',
-  boundary: 'act',
 };
+
+/** Sets of payloads by name, for runs that want others than their recipe's. */
+export const payloadSets = {
+  /** Nothing in FP8. */
+  act: plainPayloads,
+  /** As FP8-LM's authors do: layer inputs, which backward gathers again. */
+  paper: { ...plainPayloads, input: 'fp8' },
+  /** Everything that can be. */
+  all: { input: 'fp8', regather: false, outputGrad: 'fp8', output: 'fp8', inputGrad: 'fp8' },
+} as const satisfies Record<string, ParallelPayloads>;
+export type PayloadSet = keyof typeof payloadSets;

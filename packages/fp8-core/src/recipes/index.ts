@@ -7,6 +7,8 @@ import { o2 } from './o2.ts';
 import { o3 } from './o3.ts';
 import { te } from './te.ts';
 
+export { payloadSets, type PayloadSet } from './formats.ts';
+
 export const recipes: Readonly<Record<string, Recipe>> = { fp32, bf16, te, o1, o2, o3 };
 
 /** @throws UserError if there is no recipe of that name */

@@ -8,5 +8,5 @@ export const o3: Recipe = {
   name: 'o3',
   summary: 'O2 with e4m3 weights over a scaled FP16 master, FP8 payloads (FP8-LM O3)',
   linear: { weight: 'e4m3', master: 'f16', grad: 'e4m3', gradPayload: 'e4m3', m: 'e4m3', v: 'f16' },
-  parallel: { ...plainPayloads, input: 'fp8' },
+  parallel: { ...plainPayloads, input: 'fp8', regather: false },
 };

@@ -5,9 +5,11 @@
 //   row      W is cut by columns (inputs). Forward: the ranks' outputs are summed (and cut along the sequence). Backward: dy is
 //            gathered if the sequence is cut; both products need all of it.
 //
+// What backward needs of the gathered x, it gathers again, or with `regather: false` keeps from forward.
+//
 // FP8 payloads: x is cast at the layer's site before the gather (FP8-LM, figure 4), so what travels is what the product reads
 // and one rank would have the same bits, as the windows are the same on all ranks; while they warm up, scales differ and the
-// gather brings the parts to the smallest. Forward does not keep the gathered x, only the rank's part.
+// gather brings the parts to the smallest.
 import {
   accumulateProduct,
   type CastSite,
@@ -51,14 +53,15 @@ export const columnParallelLinear = defineOp({
       return multiplyByWeight(a, layer, layer.bias);
     }
     const part = gathersFp8(layer) ? atSite(x, sites?.x) : x;
-    context.save(part);
-    return multiplyByWeight(atSite(gatherRows(part, group).wait(), sites?.x), layer, layer.bias);
+    const a = atSite(gatherRows(part, group).wait(), sites?.x);
+    context.save(layer.recipe.parallel.regather ? part : a);
+    return multiplyByWeight(a, layer, layer.bias);
   },
   backward(context, dy) {
     const layer = context.state as ParallelLinearLayer;
     const { group, sites, sequenceParallel, recipe } = layer;
     const [saved] = context.saved;
-    const gathering = sequenceParallel ? gatherRows(saved, group) : null;
+    const gathering = sequenceParallel && recipe.parallel.regather ? gatherRows(saved, group) : null;
     const g = gradientForProducts(dy, layer);
     let summing = null;
     if (context.wants[0]) {
