@@ -136,6 +136,18 @@ export function watchLag(): () => number {
 /** How often a fault test repeats: `few` in CI, `many` with FAULTS=all. */
 export const times = (few: number, many: number): number => (process.env.FAULTS === 'all' ? many : few);
 
+/** Numbers of rounds; FAULTS_ROUNDS=first:last takes some of them, for campaigns in pieces. */
+export function rounds(few: number, many: number): number[] {
+  const [first, last] = (process.env.FAULTS_ROUNDS ?? `0:${times(few, many)}`).split(':').map(Number);
+  return Array.from({ length: last - first }, (_, i) => first + i);
+}
+
+/** Environment of a job whose ranks lack a protection; see ranks/unprotected.ts. */
+export const unprotected = (what: 'liveness' | 'deadlines' | 'repeats'): Record<string, string> => ({
+  FP8_TEST_PRELOAD: new URL('./ranks/unprotected.ts', import.meta.url).href,
+  FP8_TEST_OFF: what,
+});
+
 /** "120 ms (median), 300 ms (p99), 310 ms (largest) of 100". */
 export function percentiles(list: number[]): string {
   const sorted = [...list].sort((a, b) => a - b);

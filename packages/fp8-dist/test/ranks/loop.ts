@@ -3,10 +3,12 @@
 //   LOOP_SECONDS   ends after so long, when rank 0 says so
 //   LOOP_LARGE     elements of the larger all-reduce (default 60,000)
 //   LOOP_PACE      milliseconds of sleep after each step
-//   LOOP_SPIN      rank:step: its main thread spins for ever at that step
+//   LOOP_HANG      rank:step:how: its main thread spins for ever at that step, or (native) is in a call that does not return
 //   LOOP_ENDS      rank:step:code: that rank exits with that code at that step
 //   LOOP_DISAGREE  rank:step:kind: that rank calls something else at that step
 // A failure is printed as one JSON line with the time.
+import { pbkdf2Sync } from 'node:crypto';
+import { writeSync } from 'node:fs';
 import { DistError, type Group, init } from '../../src/index.ts';
 import { crc32 } from '../../src/link/checksum.ts';
 
@@ -42,8 +44,13 @@ try {
   let step = 1;
   for (let over = false; step <= steps && !over; step++) {
     comm.setStep(step);
-    const [spinRank, spinStep] = at('LOOP_SPIN');
-    if (Number(spinRank) === rank && Number(spinStep) === step && spinRank) for (;;);
+    const [hangRank, hangStep, how] = at('LOOP_HANG');
+    if (hangRank && Number(hangRank) === rank && Number(hangStep) === step) {
+      writeSync(1, `${JSON.stringify({ hangs: Date.now() })}\n`);
+      // Half an hour of hashing, inside one native call.
+      if (how === 'native') pbkdf2Sync('', '', 2 ** 31 - 1, 64, 'sha512');
+      for (;;);
+    }
     const [endRank, endStep, code] = at('LOOP_ENDS');
     if (endRank && Number(endRank) === rank && Number(endStep) === step) process.exit(Number(code));
     const [otherRank, otherStep, kind] = at('LOOP_DISAGREE');
