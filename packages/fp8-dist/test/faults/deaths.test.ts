@@ -1,15 +1,18 @@
 // F1, F2, F3, F8, F9: ranks that die, stop or hang, and jobs that are asked to end. Each fault has its controls: the job undisturbed
-// ends well, and the job without the protection is not found in time. FAULTS=all: full size; FAULTS_ROUNDS=first:last takes a slice
-// of the kills.
-import { readdirSync, readFileSync, rmSync } from 'node:fs';
+// ends well, and the job without the protection is not found in time. FAULTS=all: full size; FAULTS_ROUNDS=first:last takes a slice;
+// FAULTS_LOG=file collects all times as JSON lines.
+import { appendFileSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import { isRunning, leftovers, ownTmp, percentiles, rounds, startJob, times, unprotected, watchLag } from '../jobs.ts';
+import { isRunning, leftovers, ownTmp, percentiles, rounds, startJob, unprotected, watchLag } from '../jobs.ts';
 
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 const detections: Record<string, number[]> = {};
 const lags: number[] = [];
-const note = (name: string, ms: number) => (detections[name] ??= []).push(ms);
+function note(name: string, ms: number): void {
+  (detections[name] ??= []).push(ms);
+  if (process.env.FAULTS_LOG) appendFileSync(process.env.FAULTS_LOG, `${JSON.stringify({ name, ms })}\n`);
+}
 const shared = () => readdirSync('/dev/shm').filter((f) => f.includes('fp8'));
 
 afterAll(() => {
@@ -26,6 +29,7 @@ function stopwatch(): () => number {
   return () => {
     const ms = lag();
     lags.push(ms);
+    if (process.env.FAULTS_LOG) note('(this process held up)', ms);
     return 10 * ms;
   };
 }
@@ -91,7 +95,7 @@ describe('a job', () => {
     expect(result.code).toBe(137);
   });
 
-  for (let round = 0; round < times(1, 50); round++) {
+  for (const round of rounds(1, 50)) {
     it(`names a stopped rank by its silence (${round + 1})`, async () => {
       const victim = (round + 2) % 4;
       const job = startJob(4, {});
@@ -138,7 +142,7 @@ describe('a job', () => {
     expect(result.code).toBe(0);
   });
 
-  for (let round = 0; round < times(2, 50); round++) {
+  for (const round of rounds(2, 50)) {
     const how = round % 2 ? 'native' : 'spin';
     it(`names a rank as hung, not as gone, when its main thread ${how === 'spin' ? 'spins' : 'is in a native call that does not return'} (${round + 1})`, async () => {
       const held = stopwatch();
@@ -183,7 +187,7 @@ describe('a job', () => {
     expect(result.cause).toMatch(/rank 2 \(pid \d+\) ended with code 41/);
   });
 
-  for (let round = 0; round < times(1, 50); round++) {
+  for (const round of rounds(1, 50)) {
     it(`ends whole and clean when the launcher is asked to stop (${round + 1})`, async () => {
       const job = startJob(3, {});
       const pids = await job.running;
