@@ -38,6 +38,15 @@ function broken(error: Error): void {
   else control.fail(new DistError('worker', `the comm worker failed: ${error.stack ?? error}`));
 }
 
+/** Past the main thread, which may be blocked; a launcher that is gone must not stop what is left to do. */
+function log(line: string): void {
+  try {
+    writeSync(2, `rank ${engine?.rank}: ${line}\n`);
+  } catch {
+    // nobody reads any more
+  }
+}
+
 function viewOf(region: Region): Uint8Array {
   if (typeof region === 'number') {
     if (!addon) throw new Error('internal: a native tensor without the native addon');
@@ -66,9 +75,9 @@ function failed(error: DistError): void {
         message: error.message,
         ranks: error.ranks,
       });
-      writeSync(2, `rank ${engine?.rank}: flight record in ${path}\n`);
+      log(`flight record in ${path}`);
     } catch (problem) {
-      writeSync(2, `rank ${engine?.rank}: no flight record: ${(problem as Error).message}\n`);
+      log(`no flight record: ${(problem as Error).message}`);
     }
   }
   liveness?.abort(error);
@@ -104,6 +113,7 @@ async function start(): Promise<void> {
     control,
     deadAfterMs: options.deadAfterMs,
     pidOf: wired.pidOf,
+    orphaned: wired.removeFolder,
     sleepingOn: () => {
       const slot = Atomics.load(control.words, word.waitingOn) - 1;
       const request = slot >= 0 ? slots.get(slot) : undefined;

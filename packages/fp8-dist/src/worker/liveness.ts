@@ -28,6 +28,8 @@ export interface LivenessOptions {
   deadAfterMs: number;
   /** Process id of a rank on this machine, or null. */
   pidOf: (rank: number) => number | null;
+  /** The launcher was killed: what it would have removed is to be removed. */
+  orphaned?: () => void;
   /** The operation that the main thread sleeps on, or null. */
   sleepingOn: () => Op | null;
 }
@@ -179,6 +181,7 @@ export class Liveness {
     if (engine.failure || this.stopped) return;
     if (now >= this.nextBeat && launcherPid && !isAlive(launcherPid)) {
       // Killed before it could end us: nobody else will.
+      this.o.orphaned?.();
       engine.fail('aborted', `the launcher (pid ${launcherPid}) has ended`);
       setTimeout(() => process.kill(process.pid, 'SIGTERM'), 500);
       return;

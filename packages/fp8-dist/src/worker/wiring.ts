@@ -29,6 +29,8 @@ export interface Wired {
   datagrams: Datagrams | null;
   /** Set before the transports report anything. */
   events: { onDown: (rank: number) => void; onUp: (rank: number) => void };
+  /** Removes the folder of the job's sockets, whoever made it. */
+  removeFolder: () => void;
   close: () => Promise<void>;
 }
 
@@ -52,6 +54,7 @@ function wirePorts({ rank, ports }: Extract<Wiring, { kind: 'ports' }>): Wired {
     addresses: ports.map((_, r) => `thread ${r}`),
     datagrams: null,
     events: { onDown: () => {}, onUp: () => {} },
+    removeFolder: () => {},
     close: () => data.close(),
   };
 }
@@ -167,6 +170,7 @@ async function wireZeroMQ(
       addresses,
       datagrams,
       events,
+      removeFolder: () => rmSync(folder, { recursive: true, force: true }),
       async close() {
         removeFolder();
         datagrams?.close();
