@@ -2,6 +2,7 @@
 // decoding. Tensors never travel this way.
 import { Packr, Unpackr } from 'msgpackr';
 import { ProtocolError } from '../errors.ts';
+import { scan } from './scan.ts';
 
 const codec = { useRecords: false, structuredClone: false, moreTypes: false, int64AsType: 'number' as const };
 const packr = new Packr(codec);
@@ -42,6 +43,7 @@ const checks: Record<FieldType, (v: unknown) => boolean> = {
  */
 export function unpackMessage(bytes: Uint8Array, fields: Record<string, FieldType>): Record<string, unknown> {
   if (bytes.length > maxMessageBytes) throw new ProtocolError(`a message of ${bytes.length} bytes`);
+  scan(bytes);
   return checkFields(unpack(bytes), fields);
 }
 

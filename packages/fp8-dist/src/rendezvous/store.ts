@@ -5,6 +5,7 @@ import { randomBytes } from 'node:crypto';
 import { DistError, ProtocolError } from '../errors.ts';
 import { type Member, memberFields } from './member.ts';
 import { checkFields, type FieldType, maxMessageBytes, pack, unpack, unpackMessage } from './messages.ts';
+import { scan } from './scan.ts';
 import { type CurveKeys, sameSecret } from './security.ts';
 
 type ZeroMQ = typeof import('zeromq');
@@ -160,6 +161,7 @@ async function join(zmq: ZeroMQ, job: Job, self: Member): Promise<Rendezvous> {
       socket.close();
       throw late(job, what);
     }
+    scan(bytes);
     const m = unpack(bytes) as Record<string, unknown>;
     if (m.kind === 'refused') {
       socket.close();
