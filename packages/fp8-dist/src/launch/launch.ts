@@ -113,7 +113,6 @@ export async function launch(options: LaunchOptions): Promise<LaunchResult> {
   const out = options.stdout ?? process.stdout;
   const err = options.stderr ?? process.stderr;
   const base = options.env ?? process.env;
-  const folder = mkdtempSync(join(tmpdir(), 'fp8lm-'));
   const flight = options.flight === undefined ? join(process.cwd(), 'fp8lm-flight') : options.flight;
   const worldSize = nproc * nnodes;
   const oneMachine = host === null;
@@ -128,6 +127,7 @@ export async function launch(options: LaunchOptions): Promise<LaunchResult> {
     jobKey = newJobKey();
   }
   const masterPort = oneMachine ? await freePort() : port;
+  const folder = mkdtempSync(join(tmpdir(), 'fp8lm-'));
   const threads = Math.max(1, Math.floor(availableParallelism() / nproc));
   const started = Date.now();
 
