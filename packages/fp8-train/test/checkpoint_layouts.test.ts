@@ -46,8 +46,12 @@ const layouts: [name: string, size: number, config: Partial<RunConfig>][] = [
   ['pp2-dp2', 4, { pp: 2, dp: 2 }],
   ['pp2-dp2-zero', 4, { pp: 2, dp: 2, zero: 1 }],
   ['pp2-uneven', 2, { pp: 2, layout: [3, 1] }],
+  ['tp2', 2, { tp: 2 }],
+  ['tp4-sp', 4, { tp: 4, sp: true }],
+  ['tp2-dp2-zero', 4, { tp: 2, dp: 2, zero: 1 }],
+  ['tp2-pp2-sp', 4, { tp: 2, pp: 2, sp: true }],
 ];
-const isTested = (i: number, j: number): boolean => process.env.LAYOUTS === 'all' || (i * 5 + j) % 12 === 0;
+const isTested = (i: number, j: number): boolean => process.env.LAYOUTS === 'all' || (i * 5 + j) % layouts.length === 0;
 
 const module = new URL('./ranks/checkpoint_layouts.ts', import.meta.url);
 const sizes = [...new Set(layouts.map(([, size]) => size))];

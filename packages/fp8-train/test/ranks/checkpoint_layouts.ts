@@ -15,7 +15,9 @@ export default async function layouts(comm: Communicator, jobs: LayoutJob[]): Pr
   for (const { config } of jobs) {
     const { dp = null, tp = 1, pp = 1, virtual = 1 } = config;
     const ranks = comm.size === 1 ? Ranks.alone() : Ranks.of(comm, { ...config, dp, tp, pp, virtual } as RunConfig);
-    await runTraining(config, () => {}, undefined, ranks);
+    let saves = 0;
+    await runTraining(config, (event) => void (saves += event.type === 'saved' ? 1 : 0), undefined, ranks);
+    if (ranks.isFirst && saves !== 1) throw new Error(`${config.out}: saved ${saves} times`);
     results.push(ranks.isFirst ? hashesOf(config.out, config.steps) : []);
   }
   return results;
