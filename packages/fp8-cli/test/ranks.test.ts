@@ -41,7 +41,8 @@ function ranksOf(pid: number): number[] {
         return false; // ended meanwhile
       }
     })
-    .map(Number);
+    .map(Number)
+    .sort((a, b) => a - b);
 }
 
 /** Starts 2 ranks that would train for very long, and waits until they have done a few steps. */
@@ -101,13 +102,13 @@ describe('train --nproc', () => {
     expect(rows.at(-1)).toHaveProperty('summary');
   });
 
-  test('a killed rank ends the job with its code and cause; the last checkpoint is whole', async () => {
+  test('rank 0 killed, which writes the checkpoints, ends the job with its code and cause; the last checkpoint is whole', async () => {
     const out = join(folder, 'killed');
     const { child, finished } = await startEndless(out);
-    process.kill(ranksOf(child.pid as number)[1], 'SIGKILL');
+    process.kill(ranksOf(child.pid as number)[0], 'SIGKILL');
     const { code, stderr } = await finished;
     expect(code).toBe(137);
-    expect(stderr).toMatch(/the job ended early: rank 1 .* was killed by SIGKILL/);
+    expect(stderr).toMatch(/the job ended early: rank 0 .* was killed by SIGKILL/);
     const saved = Number(readFileSync(join(out, 'latest'), 'utf8').trim().slice('step-'.length));
     const rest = await run('--resume', '--out', out, '--steps', String(saved + 2), '--zero');
     expect(rest[0].step).toBe(saved + 1);
