@@ -26,7 +26,7 @@ const { values: options } = parseArgs({
   options: { steps: { type: 'string', default: '12' }, save: { type: 'boolean', default: false } },
 });
 const stages = 2;
-const [seq, batch] = [128, 4];
+const [seq, batch] = [128, 2];
 /** Stages of equal work: a vocabulary so small that embedding and head cost next to nothing. */
 const model = { ...presets['gpt-12m'], vocabSize: 64, numLayers: 8, hiddenSize: 256, ffnSize: 1024, numHeads: 4 };
 const kinds = [
