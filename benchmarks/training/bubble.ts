@@ -38,11 +38,6 @@ const kinds = [
   { microbatches: 8, virtual: 2 },
 ];
 
-if (process.env.RANK === undefined) {
-  const command = [process.execPath, ...process.execArgv, fileURLToPath(import.meta.url), ...process.argv.slice(2)];
-  process.exitCode = (await launch({ command, nproc: stages, prefix: 'first' })).code;
-} else await rank();
-
 async function rank(): Promise<void> {
   const comm = await init();
   const cases = kinds.map((kind) => {
@@ -115,3 +110,8 @@ function asSimulation(traces: readonly PipelineTrace[]) {
 
 const percent = (x: number): string => `${(100 * x).toFixed(1)} %`;
 const median = (values: number[]): number => values.toSorted((a, b) => a - b)[values.length >> 1];
+
+if (process.env.RANK === undefined) {
+  const command = [process.execPath, ...process.execArgv, fileURLToPath(import.meta.url), ...process.argv.slice(2)];
+  process.exitCode = (await launch({ command, nproc: stages, prefix: 'first' })).code;
+} else await rank();

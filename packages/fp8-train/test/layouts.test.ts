@@ -9,7 +9,10 @@ import { alone, type Case, type Learned } from './ranks/layouts.ts';
 
 const all = process.env.LAYOUTS === 'all';
 const module = new URL('./ranks/layouts.ts', import.meta.url);
-const tensorParallel = [1];
+/** Sizes that divide gpt-nano's four heads. */
+const tensorParallel = [1, 2, 4];
+// The ranks are threads of this process and share one pool: more threads would only wait for each other.
+process.env.FP8_THREADS = '1';
 
 const nano = (numLayers: number): GptConfig => ({ ...presets['gpt-nano'], numLayers });
 const base: Case = {
@@ -119,6 +122,8 @@ const some: Case[] = [
   { ...base, pp: 2, dp: 2, zero: 1, batch: 2 },
   { ...base, pp: 2, dp: 2, zero: 2, virtual: 2, recompute: true },
   { ...base, pp: 3, sequences: 9 },
+  { ...base, tp: 2, pp: 2, sp: true, virtual: 2 },
+  { ...base, tp: 2, dp: 2, sp: true, recompute: 'attention', zero: 1 },
 ];
 
 function groupBy(cases: readonly Case[]): Map<number, Case[]> {
