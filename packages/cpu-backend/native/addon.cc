@@ -1,6 +1,7 @@
 // The CPU backend's Node addon: the shared glue plus what only a CPU can tell (instruction set, threads, ceilings).
 #include "addon.h"
 
+#include "comm_lane_napi.h"
 #include "comm_napi.h"
 #include "gemm.h"
 #include "isa.h"
@@ -78,5 +79,6 @@ NAPI_MODULE_INIT() {
   define(env, exports, "peakGflops", peakGflops);
   define(env, exports, "copyGBs", copyGBs);
   defineComm(env, exports);
+  defineLane(env, exports);
   return install(env, exports);
 }
