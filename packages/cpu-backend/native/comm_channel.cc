@@ -36,7 +36,7 @@ std::vector<int> Channel::absent(uint64_t seq) const {
   for (const auto& op : queue_) {
     if (op->seq != seq) continue;
     for (int i = 0; i < size; i++)
-      if (i != me && !op->entered[size_t(i)] && of(i).entries[seq % kEntries].seq.load(std::memory_order_acquire) < seq) list.push_back(i);
+      if (i != me && (op->entered.empty() || !op->entered[size_t(i)]) && of(i).entries[seq % kEntries].seq.load(std::memory_order_acquire) < seq) list.push_back(i);
   }
   return list;
 }

@@ -4,6 +4,8 @@ import type { TransferListItem, Worker } from 'node:worker_threads';
 import { UserError } from 'fp8-core';
 import { DistError, type FailureKind } from './errors.ts';
 import { Group } from './group.ts';
+import { Lane } from './lane/lane.ts';
+import { loadCommAddon } from './math/native.ts';
 import { Control, maxWorks, word, workState } from './worker/control.ts';
 import type { FromWorker, PostedOp, ToWorker, Wiring, WorkerOptions } from './worker/messages.ts';
 import { Recorder } from './worker/recorder.ts';
@@ -60,7 +62,11 @@ export async function connect(
     throw user ? new UserError(text) : new DistError(kind as FailureKind, text);
   }
   if (!('ready' in message)) throw new Error('internal: the comm worker did not start');
-  return new Communicator(worker, control, message.ready, addon !== null, timeoutMs, firstTimeoutMs);
+  const { ready } = message;
+  const loaded = ready.lane ? loadCommAddon(addon) : null;
+  const tell = (m: ToWorker): void => worker.postMessage(m);
+  const lane = loaded && ready.lane ? new Lane(loaded, ready.lane, { ...ready, control, recorder, tell }) : null;
+  return new Communicator(worker, control, ready, addon !== null, timeoutMs, firstTimeoutMs, lane);
 }
 
 export class Communicator {
@@ -74,6 +80,8 @@ export class Communicator {
   readonly native: boolean;
   readonly timeoutMs: number;
   readonly firstTimeoutMs: number;
+  /** Shared memory between ranks of this machine, or null. */
+  readonly lane: Lane | null;
   private readonly worker: Worker | null;
   private readonly control: Control;
   private nextSlot = 0;
@@ -87,6 +95,7 @@ export class Communicator {
     native: boolean,
     timeoutMs: number,
     firstTimeoutMs: number,
+    lane: Lane | null = null,
   ) {
     this.worker = worker;
     this.control = control;
@@ -96,8 +105,14 @@ export class Communicator {
     this.native = native;
     this.timeoutMs = timeoutMs;
     this.firstTimeoutMs = firstTimeoutMs;
+    this.lane = lane;
     const ranks = Array.from({ length: this.size }, (_, i) => i);
-    this.world = new Group(this, 'world', 0, ranks, this.rank);
+    const channel =
+      lane?.join(
+        ranks,
+        ranks.map(() => 0),
+      ) ?? -1;
+    this.world = new Group(this, 'world', 0, ranks, this.rank, channel);
     if (!worker) return;
     worker.unref();
     process.on('exit', this.onExit);
@@ -106,7 +121,9 @@ export class Communicator {
 
   /** Bytes of this rank so far, headers included, whether over a socket or through shared memory. */
   traffic(): { sent: number; received: number } {
-    return this.control.traffic();
+    const { sent, received } = this.control.traffic();
+    const [laneSent, laneReceived] = this.lane?.traffic() ?? [0, 0];
+    return { sent: sent + laneSent, received: received + laneReceived };
   }
 
   /**
@@ -125,14 +142,20 @@ export class Communicator {
 
   /** Posts an operation; the slot to sleep on. */
   post(op: Omit<PostedOp, 'id'>): number {
-    if (this.closed) throw new DistError('closed', `${op.code} on ${op.groupName}: the communicator is closed`);
-    const failure = this.control.failure();
-    if (failure) throw failure;
+    this.checkOpen(op.code, op.groupName);
     const slot = this.takeSlot();
     Atomics.store(this.control.words, word.works + slot, workState.pending);
     this.control.progressed();
     this.send({ op: { ...op, id: slot } });
     return slot;
+  }
+
+  /** @throws DistError if nothing can be posted any more */
+  checkOpen(code: string, groupName: string): void {
+    if (this.closed) throw new DistError('closed', `${code} on ${groupName}: the communicator is closed`);
+    if (!Atomics.load(this.control.words, word.failed)) return;
+    const failure = this.control.failure();
+    if (failure) throw failure;
   }
 
   private takeSlot(): number {
@@ -197,6 +220,7 @@ export class Communicator {
       }
     }
     this.closed = true;
+    this.lane?.close();
     worker.ref();
     this.send({ stop: failed ? 'now' : 'drain' });
     await exited;
@@ -207,6 +231,7 @@ export class Communicator {
   private leaveNow(): void {
     if (this.closed) return;
     this.closed = true;
+    this.lane?.cancel();
     this.send({ stop: 'now' });
     Atomics.wait(this.control.words, word.closed, 0, 2000);
     // The worker's thread is on its way out; a main thread that goes on at once would terminate it half-way.

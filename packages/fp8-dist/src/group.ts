@@ -3,10 +3,11 @@
 import { type DType, dtypes } from 'fp8-core';
 import type { Communicator } from './communicator.ts';
 import { fold, maxSegments, type OpCode } from './engine/descriptor.ts';
+import type { Lane, LaneOp } from './lane/lane.ts';
 import type { ReduceOp } from './math/math.ts';
-import { dtypeOf, type Operand, sizeOf, type Staged, stage } from './operand.ts';
+import { dtypeOf, type Operand, sizeOf, type Staged, stage, stageForLane } from './operand.ts';
 import { pack, unpack } from './rendezvous/messages.ts';
-import { doneWork, PostedWork, type Work } from './work.ts';
+import { doneWork, LaneWork, PostedWork, type Work } from './work.ts';
 
 export interface ReduceOptions {
   /** Default `sum`. `mean` is the sum divided by the group's size; for scaled dtypes the division goes into the scale. */
@@ -35,6 +36,8 @@ interface Plan {
   channel?: { id: number; members: readonly number[] };
 }
 
+const noScales = new Float32Array(0);
+
 const asList = (x: Operand | readonly Operand[]): readonly Operand[] => (Array.isArray(x) ? x : [x as Operand]);
 const total = (list: readonly Operand[]): number => list.reduce((n, x) => n + sizeOf(x), 0);
 
@@ -52,16 +55,26 @@ export class Group {
   readonly ranks: readonly number[];
   private readonly comm: Communicator | null;
   private readonly id: number;
+  /** Its channel on the lane, or -1: through the comm worker. */
+  private readonly laneChannel: number;
   private readonly nextSeq = new Map<number, number>();
   private splits = 0;
   private hasMet = false;
 
-  constructor(comm: Communicator | null, name: string, id: number, ranks: readonly number[], globalRank: number) {
+  constructor(
+    comm: Communicator | null,
+    name: string,
+    id: number,
+    ranks: readonly number[],
+    globalRank: number,
+    laneChannel = -1,
+  ) {
     this.comm = comm;
     this.name = name;
     this.id = id;
     this.ranks = ranks;
     this.rank = ranks.indexOf(globalRank);
+    this.laneChannel = laneChannel;
   }
 
   /** A group of this process alone. */
@@ -254,12 +267,19 @@ export class Group {
     const n = this.splits++;
     if (this.size === 1)
       return color === null ? null : new Group(null, name ?? this.name, 0, this.ranks, this.ranks[0]);
-    const all = this.gatherObjects([color, key, this.ranks[this.rank]] as [number | null, number, number]);
+    const lane = this.comm?.lane ?? null;
+    const mine: [number | null, number, number, number] = [color, key, this.ranks[this.rank], lane?.offer ?? -1];
+    const all = this.gatherObjects(mine);
     if (color === null) return null;
     const members = all.filter(([c]) => c === color).sort((a, b) => a[1] - b[1] || a[2] - b[2]);
     const ranks = members.map(([, , rank]) => rank);
     const id = fold([this.id, n, color, ...ranks]) || 1;
-    return new Group(this.comm, name ?? `${this.name}.${n}/${color}`, id, ranks, this.ranks[this.rank]);
+    const channel =
+      lane?.join(
+        ranks,
+        members.map(([, , , place]) => place),
+      ) ?? -1;
+    return new Group(this.comm, name ?? `${this.name}.${n}/${color}`, id, ranks, this.ranks[this.rank], channel);
   }
 
   // --- plumbing ----------------------------------------------------------------------------------------------------------------
@@ -300,6 +320,9 @@ export class Group {
     }
     this.check(code, input.length <= maxSegments, `${input.length} tensors; at most ${maxSegments} in one call`);
     if (!this.comm || this.size === 1) return doneWork(undefined);
+    const shape = fold([...(code === 'send' ? [] : input.map(sizeOf)), ...(plan.shape ?? [])]);
+    if (this.laneChannel >= 0 && !channel)
+      return this.startOnLane(this.comm, this.comm.lane as Lane, plan, dtype, shape);
 
     const native = this.comm.native;
     const staged = input.map((x) => stage(x, native));
@@ -337,7 +360,7 @@ export class Group {
         out: stagedOut?.map((s) => s.region) ?? null,
         bounds: plan.bounds,
         outBounds: plan.outBounds ?? null,
-        shape: fold([...(code === 'send' ? [] : input.map(sizeOf)), ...(plan.shape ?? [])]),
+        shape,
         scales,
         timeoutMs,
       });
@@ -356,5 +379,57 @@ export class Group {
       });
     };
     return new PostedWork(this.comm, slot, timeoutMs, finish, drop);
+  }
+
+  private startOnLane(comm: Communicator, lane: Lane, plan: Plan, dtype: DType, shape: number): Work {
+    const { code } = plan;
+    comm.checkOpen(code, this.name);
+    const staged = plan.input.map(stageForLane);
+    const stagedOut = plan.out?.map(stageForLane) ?? null;
+    const scales = dtypes[dtype].scaled ? Float32Array.from(staged, (s) => s.scale) : noScales;
+    const { op = 'sum', range = 'fit', roundEachStep = false } = plan.reduce ?? {};
+    const drop = () => {
+      for (const s of staged) s.drop();
+      for (const s of stagedOut ?? []) s.drop();
+    };
+    const opSeq = (this.nextSeq.get(0) ?? 0) + 1;
+    let posted: LaneOp;
+    try {
+      posted = lane.post(this.laneChannel, {
+        group: this.id,
+        groupName: this.name,
+        members: this.ranks,
+        opSeq,
+        code,
+        dtype,
+        reduce: op === 'mean' ? 'sum' : op,
+        mean: op === 'mean',
+        steps: roundEachStep,
+        range,
+        root: plan.root ?? 0,
+        count: Math.max(total(plan.input), total(plan.out ?? [])),
+        shape,
+        scales,
+        inputs: staged.map((s) => s.region),
+        outputs: stagedOut?.map((s) => s.region) ?? null,
+        bounds: plan.bounds,
+      });
+    } catch (error) {
+      drop();
+      throw error;
+    }
+    this.nextSeq.set(0, opSeq);
+    const timeoutMs = this.hasMet ? comm.timeoutMs : comm.firstTimeoutMs;
+    const finish = () => {
+      this.hasMet = true;
+      const written = plan.written ?? (() => true);
+      staged.forEach((s, i) => {
+        s.finish(scales[i] ?? 1, written(i));
+      });
+      stagedOut?.forEach((s, i) => {
+        s.finish(scales[i] ?? 1, true);
+      });
+    };
+    return new LaneWork(lane, posted, timeoutMs, finish, drop);
   }
 }

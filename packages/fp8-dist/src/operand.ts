@@ -1,6 +1,7 @@
 // What a caller hands to a collective, and how the comm worker gets at its bytes: a tensor of the CPU backend by its handle, in
 // place; anything else through shared memory, copied in before and out after.
 import { type DType, dtypes, Tensor } from 'fp8-core';
+import type { LaneRegion } from './math/native.ts';
 import type { Region } from './worker/messages.ts';
 
 /** Plain memory with a dtype, for use without tensors: `scale` as in stored = value * scale. */
@@ -16,10 +17,10 @@ export type Operand = Tensor | Float32Array | Int32Array | Packed;
 const bytesOf = (a: ArrayBufferView): Uint8Array => new Uint8Array(a.buffer, a.byteOffset, a.byteLength);
 
 /** One operand on its way through a collective. */
-export interface Staged {
+export interface Staged<R = Region> {
   dtype: DType;
   size: number;
-  region: Region;
+  region: R;
   /** The scale as the owner has it; 1 for unscaled dtypes. */
   scale: number;
   /** After the collective: copies the bytes back where need be, stores the new scale, lets the tensor go. */
@@ -46,6 +47,27 @@ function copied(bytes: number): { region: Region; memory: Uint8Array } {
 /** @param native the worker can reach tensors of the CPU backend by handle */
 export function stage(x: Operand, native: boolean): Staged {
   return x instanceof Tensor ? stageTensor(x, native) : stagePlain(x);
+}
+
+/** The same for the lane, which reads any memory of this process in place. */
+export function stageForLane(x: Operand): Staged<LaneRegion> {
+  if (x instanceof Tensor) {
+    const staged = stageTensor(x, true);
+    const { region } = staged;
+    return typeof region === 'number' ? (staged as Staged<number>) : { ...staged, region: new Uint8Array(region.sab) };
+  }
+  const dtype = dtypeOf(x);
+  const packed = x instanceof Float32Array || x instanceof Int32Array ? null : x;
+  return {
+    dtype,
+    size: sizeOf(x),
+    region: packed ? packed.data : (x as Float32Array | Int32Array),
+    scale: packed?.scale ?? 1,
+    finish(scale, written) {
+      if (written && packed && dtypes[dtype].scaled) packed.scale = scale;
+    },
+    drop() {},
+  };
 }
 
 function stageTensor(x: Tensor, native: boolean): Staged {

@@ -32,6 +32,8 @@ export interface EngineOptions {
   /** Beats, aborts and farewells: what is not part of any operation. */
   onControl?: (frame: Frame) => void;
   now?: () => number;
+  /** What the rank is doing apart from this engine's operations, or null. */
+  otherwiseIn?: () => string | null;
 }
 
 interface Early {
@@ -303,6 +305,11 @@ export class Engine implements LinkHost, OpHost {
 
   private expired(op: Op, now: number): void {
     const awaited = op.awaited().filter(({ rank }) => rank !== this.rank);
+    this.expire(this.opName(op), now - op.startedAt, op.progress(), awaited);
+  }
+
+  /** Fails because an operation's time is up. @param awaited whom it waits for */
+  expire(name: string, ms: number, progress: string, awaited: readonly { rank: number; entered: boolean }[]): void {
     const who = awaited.map(({ rank, entered }) => {
       const state = entered ? 'has entered, its data is missing' : 'has not entered';
       const status = this.options.statusOf?.(rank);
@@ -310,7 +317,7 @@ export class Engine implements LinkHost, OpHost {
     });
     this.fail(
       'timeout',
-      `${this.opName(op)}: not done after ${((now - op.startedAt) / 1000).toFixed(1)} s (${op.progress()}); waiting for ${who.join(', ')}. ` +
+      `${name}: not done after ${(ms / 1000).toFixed(1)} s (${progress}); waiting for ${who.join(', ')}. ` +
         'FP8_TIMEOUT_MS sets the deadline',
       awaited.map(({ rank }) => rank),
     );
@@ -326,7 +333,8 @@ export class Engine implements LinkHost, OpHost {
   /** What this rank was doing, for messages about others. */
   doing(): string {
     const op = this.ops.values().next().value as Op | undefined;
-    return op ? `in ${this.opName(op)}` : 'between collectives';
+    const name = op ? this.opName(op) : this.options.otherwiseIn?.();
+    return name ? `in ${name}` : 'between collectives';
   }
 
   lost(rank: number, why: string): void {

@@ -20,7 +20,40 @@ export interface CommAddon {
   arenaCreate(bytes: number): { fd: number; memory: ArrayBuffer };
   /** Maps the arena of another process of the same user, read only in intent. Throws if it cannot. */
   arenaMap(pid: number, fd: number, bytes: number): ArrayBuffer;
+
+  // Lanes (lane/lane.ts; native/comm_lane.h). A lane is a number that is valid in every thread.
+  /** Makes this rank's block of shared memory; `spinNs`: how long to look before sleeping. */
+  laneCreate(rank: number, spinNs: number): { lane: number; fd: number };
+  /** Maps the block of another process of the same user, read only. Throws if it cannot. */
+  laneConnect(lane: number, rank: number, pid: number, fd: number): void;
+  /** A group's channel; `places`: which of its channels each member uses for it. */
+  laneJoin(lane: number, ranks: number[], places: number[], chunkBytes: number, eagerBytes: number): number;
+  /** The first word of `words` is not 0 once communication has failed. */
+  laneWatch(lane: number, words: Int32Array): void;
+  /** `numbers`: seq, code, dtype, reduce, flags, root, shape. All memory must stay until it is done or cancelled. */
+  lanePost(
+    lane: number,
+    channel: number,
+    numbers: Float64Array,
+    inputs: readonly LaneRegion[],
+    outputs: readonly LaneRegion[] | null,
+    bounds: Float64Array,
+    scales: Float32Array | null,
+  ): void;
+  /** 0 done, 1 not yet, 2 communication has failed, 3 trouble with a member. */
+  laneWait(lane: number, channel: number, seq: number, ms: number): 0 | 1 | 2 | 3;
+  laneDone(lane: number, channel: number, seq: number): boolean;
+  /** Members that have not announced the operation. */
+  laneAbsent(lane: number, channel: number, seq: number): number[];
+  laneTrouble(lane: number, channel: number): { member: number; text: string; head: Buffer | null };
+  /** Forgets all operations: their memory is touched no more. */
+  laneCancel(lane: number): void;
+  laneClose(lane: number): void;
+  laneTraffic(lane: number): [sent: number, received: number];
 }
+
+/** The handle of a tensor of the CPU backend, or a typed array. */
+export type LaneRegion = number | ArrayBufferView;
 
 const opNumbers: Record<ReduceOp, number> = { sum: 0, max: 1, min: 2 };
 

@@ -17,6 +17,8 @@ export interface Member {
   /** Descriptor and bytes of its shared arena, or null. */
   arenaFd: number | null;
   arenaBytes: number | null;
+  /** Descriptor of its lane's block (lane/lane.ts), or null. */
+  laneFd: number | null;
 }
 
 export const memberFields: Record<keyof Member, FieldType> = {
@@ -31,6 +33,7 @@ export const memberFields: Record<keyof Member, FieldType> = {
   udp: 'string?',
   arenaFd: 'int?',
   arenaBytes: 'int?',
+  laneFd: 'int?',
 };
 
 /** Where `from` reaches `to`, and whether they share a machine. @throws Error if there is no way */

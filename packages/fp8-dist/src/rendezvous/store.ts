@@ -12,7 +12,7 @@ type ZeroMQ = typeof import('zeromq');
 
 const bounds = { linger: 1000, maxMessageSize: maxMessageBytes, handshakeInterval: 3000, backlog: 512 };
 const joinFields: Record<string, FieldType> = { version: 'int', size: 'int', job: 'string', ...memberFields };
-const version = 1;
+const version = 2;
 
 export interface Table {
   generation: number;
@@ -30,10 +30,18 @@ export interface Job {
   timeoutMs: number;
 }
 
-/** A rendezvous in progress: `table` is agreed; `ready` ends the second round with the ranks that each rank has mapped. */
+/** Whose memory a rank has mapped: arenas of payload slots, lanes. */
+export interface Mapped {
+  arenas: number[];
+  lanes: number[];
+}
+
+const mappedFields: Record<keyof Mapped, FieldType> = { arenas: 'ints', lanes: 'ints' };
+
+/** A rendezvous in progress: `table` is agreed; `ready` ends the second round with what each rank has mapped. */
 export interface Rendezvous {
   table: Table;
-  ready(mapped: number[]): Promise<number[][]>;
+  ready(mapped: Mapped): Promise<Mapped[]>;
 }
 
 export function meet(zmq: ZeroMQ, job: Job, self: Member): Promise<Rendezvous> {
@@ -132,8 +140,8 @@ async function serve(zmq: ZeroMQ, job: Job, self: Member): Promise<Rendezvous> {
   return {
     table,
     async ready(mapped) {
-      const answers = await all({ mapped: 'ints' }, 'connected');
-      const lists = members.map((_, rank) => (rank === 0 ? mapped : (answers.get(rank)?.mapped as number[])));
+      const answers = await all(mappedFields, 'connected');
+      const lists = members.map((_, rank) => (rank === 0 ? mapped : (answers.get(rank) as unknown as Mapped)));
       const go = pack({ kind: 'go', lists });
       for (const { id } of peers.values()) await socket.send([id, go]);
       await all({ bye: 'int' }, 'said that they start');
@@ -176,13 +184,18 @@ async function join(zmq: ZeroMQ, job: Job, self: Member): Promise<Rendezvous> {
   return {
     table,
     async ready(mapped) {
-      await socket.send(pack({ mapped }));
+      await socket.send(pack(mapped));
       const go = await next('rank 0 did not give the start');
       await socket.send(pack({ bye: 1 }));
       socket.close();
-      return go.lists as number[][];
+      return checkMapped(go.lists, job.size);
     },
   };
+}
+
+function checkMapped(lists: unknown, size: number): Mapped[] {
+  if (!Array.isArray(lists) || lists.length !== size) throw new ProtocolError('rank 0 gave a start that is none');
+  return lists.map((list) => checkFields(list, mappedFields) as unknown as Mapped);
 }
 
 function checkTable(m: Record<string, unknown>, size: number): Member[] {

@@ -8,7 +8,7 @@ import type { OpRequest } from '../engine/request.ts';
 import { DistError } from '../errors.ts';
 import { loadCommAddon, nativeMath } from '../math/native.ts';
 import { plainMath } from '../math/plain.ts';
-import { Control, word } from './control.ts';
+import { clock, Control, type Sleep, word } from './control.ts';
 import { Liveness } from './liveness.ts';
 import type { FromWorker, PostedOp, Region, ToWorker, WorkerOptions } from './messages.ts';
 import { Recorder } from './recorder.ts';
@@ -83,6 +83,18 @@ function failed(error: DistError): void {
   liveness?.abort(error);
 }
 
+/** Where the main thread sleeps: in an operation of this worker's, or on the lane. */
+function sleepingIn(): Sleep | null {
+  const slot = Atomics.load(control.words, word.waitingOn) - 1;
+  const request = slot >= 0 ? slots.get(slot) : undefined;
+  const op = request && engine?.active.find((o) => o.request === request);
+  if (!op || !engine) return control.getSleep();
+  const { group, channel, opSeq, members } = op.request;
+  const absent = op.awaited().flatMap(({ rank, entered }) => (entered ? [] : [rank]));
+  const since = clock() - Math.round(performance.now() - op.startedAt);
+  return { group, channel, opSeq, members, absent, name: engine.opName(op), since };
+}
+
 async function start(): Promise<void> {
   wired = await wire(options.wiring, addon);
   const { data, generation } = wired;
@@ -103,6 +115,7 @@ async function start(): Promise<void> {
     onControl: (frame) => liveness?.receive(frame),
     record: (event, op) => recorder.record(event, op),
     statusOf: (rank) => liveness?.statusOf(rank) ?? '',
+    otherwiseIn: () => control.getSleep()?.name ?? null,
   });
   if (wired.control !== data) wired.control.onMessage = (parts, from) => (engine as Engine).message(parts, from);
   if (wired.datagrams) wired.datagrams.onMessage = (message, from) => (engine as Engine).message([message], from);
@@ -114,16 +127,15 @@ async function start(): Promise<void> {
     deadAfterMs: options.deadAfterMs,
     pidOf: wired.pidOf,
     orphaned: wired.removeFolder,
-    sleepingOn: () => {
-      const slot = Atomics.load(control.words, word.waitingOn) - 1;
-      const request = slot >= 0 ? slots.get(slot) : undefined;
-      return engine?.active.find((op) => op.request === request) ?? null;
-    },
+    sleepingIn,
+    hasPosted: (group, channel, opSeq) =>
+      (engine as Engine).hasPosted(group, channel, opSeq) || recorder.has(group, channel, opSeq),
   });
   if (wired.control !== data) wired.control.start();
   wired.events.onDown = (rank) => liveness?.wentDown(rank);
   wired.events.onUp = (rank) => liveness?.cameUp(rank);
-  tell({ ready: { rank: engine.rank, size: engine.size, generation, addresses: wired.addresses } });
+  const { addresses, lane } = wired;
+  tell({ ready: { rank: engine.rank, size: engine.size, generation, addresses, lane } });
 }
 
 /** Leaves: with `drain`, once the peers have acknowledged everything. */
@@ -153,6 +165,21 @@ async function stop(how: 'drain' | 'now'): Promise<void> {
 port.on('message', (message: ToWorker) => {
   if ('stop' in message) return void stop(message.stop);
   if (!engine || engine.failure) return;
+  if ('failed' in message) {
+    const { kind, message: text, ranks } = message.failed;
+    return engine.fail(kind, text, ranks);
+  }
+  if ('expired' in message) {
+    const { name, ms, members, absent } = message.expired;
+    const awaited = (absent.length ? absent : members.filter((r) => r !== engine?.rank)).map((rank) => ({
+      rank,
+      entered: absent.length === 0,
+    }));
+    const progress = absent.length
+      ? `${members.length - absent.length} of ${members.length} ranks have entered`
+      : 'data is missing';
+    return engine.expire(name, ms, progress, awaited);
+  }
   try {
     const request = requestOf(message.op);
     slots.set(request.id, request);

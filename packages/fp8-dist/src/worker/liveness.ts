@@ -7,12 +7,11 @@
 //   - the status of the awaited rank in the message of an expired deadline.
 
 import type { Engine } from '../engine/engine.ts';
-import type { Op } from '../engine/op.ts';
 import type { DistError } from '../errors.ts';
 import { encodeHeader, type Frame, type FrameKind, headerBytes } from '../link/frame.ts';
 import type { Datagrams } from '../transport/datagrams.ts';
 import type { Transport } from '../transport/transport.ts';
-import { type Control, word } from './control.ts';
+import { clock, type Control, type Sleep, word } from './control.ts';
 
 export const beatMs = 250;
 const datagramMs = 100;
@@ -30,8 +29,10 @@ export interface LivenessOptions {
   pidOf: (rank: number) => number | null;
   /** The launcher was killed: what it would have removed is to be removed. */
   orphaned?: () => void;
-  /** The operation that the main thread sleeps on, or null. */
-  sleepingOn: () => Op | null;
+  /** The collective that the main thread sleeps in, or null. */
+  sleepingIn: () => Sleep | null;
+  /** True once this rank has entered the collective, if it still remembers. */
+  hasPosted: (group: number, channel: number, opSeq: number) => boolean;
 }
 
 interface Peer {
@@ -156,15 +157,14 @@ export class Liveness {
   private findDeadlock(rank: number): void {
     const { engine } = this.o;
     const theirs = this.peers[rank].asleep;
-    const mine = this.o.sleepingOn();
-    if (!theirs || !mine || theirs.ms < 2 * beatMs || performance.now() - mine.startedAt < 2 * beatMs) return;
-    const member = mine.request.members.indexOf(rank);
-    if (member < 0 || mine.announced[member]) return;
+    const mine = this.o.sleepingIn();
+    if (!theirs || !mine || theirs.ms < 2 * beatMs || asleepMs(mine) < 2 * beatMs) return;
+    if (!mine.absent.includes(rank)) return;
     // What this rank has entered is on its way to them, however slow the network.
-    if (engine.hasPosted(theirs.group, theirs.channel, theirs.opSeq) || !theirs.awaitsUs) return;
+    if (this.o.hasPosted(theirs.group, theirs.channel, theirs.opSeq) || !theirs.awaitsUs) return;
     engine.fail(
       'mismatch',
-      `rank ${engine.rank} (this one) waits in ${engine.opName(mine)}, rank ${rank} waits in ${theirs.text}, ` +
+      `rank ${engine.rank} (this one) waits in ${mine.name}, rank ${rank} waits in ${theirs.text}, ` +
         'and neither has entered what the other waits for. All ranks of a group must call the same collectives in the same order',
       [engine.rank, rank],
     );
@@ -200,7 +200,8 @@ export class Liveness {
     const p = this.peers[rank];
     const { engine } = this.o;
     if (p.left) {
-      if (engine.active.some((op) => op.request.members.includes(rank) && op.request.code !== 'close')) {
+      const active = engine.active.some((op) => op.request.members.includes(rank) && op.request.code !== 'close');
+      if (active || this.o.sleepingIn()?.absent.includes(rank)) {
         engine.lost(rank, 'it has closed its communicator');
       }
       return;
@@ -228,24 +229,16 @@ export class Liveness {
 
   private beat(overAll: boolean): void {
     const { control } = this.o;
-    const op = this.o.sleepingOn();
+    const sleep = this.o.sleepingIn();
     const step = Atomics.load(control.words, word.step);
-    const text = `${++this.beats}\n${step}\n${op ? this.o.engine.opName(op) : ''}`;
-    const r = op?.request;
-    const asleep = op ? Math.max(0, Math.round(performance.now() - op.startedAt)) : 0;
-    const absent = new Set(
-      op
-        ?.awaited()
-        .filter((a) => !a.entered)
-        .map((a) => a.rank),
-    );
+    const text = `${++this.beats}\n${step}\n${sleep?.name ?? ''}`;
     const fields = (to: number) => ({
-      group: r?.group ?? 0,
-      channel: r?.channel ?? 0,
-      opSeq: r?.opSeq ?? 0,
+      group: sleep?.group ?? 0,
+      channel: sleep?.channel ?? 0,
+      opSeq: sleep?.opSeq ?? 0,
       chunk: Atomics.load(control.words, word.progress) >>> 0,
-      slot: op ? (absent.has(to) ? 2 : 1) : 0,
-      ack: asleep,
+      slot: sleep ? (sleep.absent.includes(to) ? 2 : 1) : 0,
+      ack: sleep ? asleepMs(sleep) : 0,
     });
     this.toAll('beat', text, fields, overAll);
   }
@@ -280,6 +273,9 @@ export class Liveness {
     }
   }
 }
+
+/** `clock` counts in 31 bits and wraps. */
+const asleepMs = (sleep: Sleep): number => (clock() - sleep.since) & 0x7fffffff;
 
 function isAlive(pid: number): boolean {
   try {

@@ -1,7 +1,9 @@
 import type { MessagePort } from 'node:worker_threads';
 import type { OpRequest } from '../engine/request.ts';
 import type { Environment } from '../rendezvous/environment.ts';
+import type { FailureKind } from '../errors.ts';
 import type { ControlMemory } from './control.ts';
+import type { LaneWiring } from './wiring.ts';
 
 /** Bytes of a tensor as the worker finds them: a handle of the native backend, or shared memory. */
 export type Region = number | { sab: SharedArrayBuffer; offset: number; bytes: number };
@@ -13,7 +15,12 @@ export interface PostedOp extends Omit<OpRequest, 'segments' | 'out' | 'scales'>
   scales: SharedArrayBuffer | null;
 }
 
-export type ToWorker = { op: PostedOp } | { stop: 'drain' | 'now' };
+export type ToWorker =
+  | { op: PostedOp }
+  | { stop: 'drain' | 'now' }
+  /** What went wrong on the lane, seen by the main thread. */
+  | { failed: { kind: FailureKind; message: string; ranks: number[] } }
+  | { expired: { name: string; ms: number; members: number[]; absent: number[] } };
 
 /** What connects the ranks. */
 export type Wiring =
@@ -31,6 +38,6 @@ export interface WorkerOptions {
 }
 
 export type FromWorker =
-  | { ready: { rank: number; size: number; generation: number; addresses: string[] } }
+  | { ready: { rank: number; size: number; generation: number; addresses: string[]; lane: LaneWiring | null } }
   | { failed: { kind: string; message: string; user: boolean } }
   | { closed: true };

@@ -1,7 +1,7 @@
 // Brings a rank's sockets up: inboxes, rendezvous, arenas, connections.
 import { mkdirSync, mkdtempSync, readFileSync, readlinkSync, rmSync } from 'node:fs';
 import { createSocket } from 'node:dgram';
-import { hostname, tmpdir } from 'node:os';
+import { availableParallelism, hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { UserError } from 'fp8-core';
 import { slotBytes, SlotPool } from '../link/slots.ts';
@@ -16,6 +16,13 @@ import { bindInbox, zeromqTransport } from '../transport/zeromq.ts';
 import { portsTransport } from '../transport/ports.ts';
 import type { Wiring } from './messages.ts';
 
+export interface LaneWiring {
+  /** The addon's number of it. */
+  id: number;
+  /** By rank, the ranks whose blocks it has mapped. */
+  connected: readonly (readonly number[])[];
+}
+
 export interface Wired {
   data: Transport;
   control: Transport;
@@ -23,6 +30,8 @@ export interface Wired {
   pool: SlotPool;
   arenaOf: (rank: number) => Uint8Array | null;
   isMappedBy: (rank: number) => boolean;
+  /** This rank's lane and who is on it with whom; null where there is none. */
+  lane: LaneWiring | null;
   pidOf: (rank: number) => number | null;
   addresses: string[];
   /** Heartbeats to ranks on other machines, if there are any. */
@@ -50,6 +59,7 @@ function wirePorts({ rank, ports }: Extract<Wiring, { kind: 'ports' }>): Wired {
     pool: new SlotPool(arenaSlots),
     arenaOf: () => null,
     isMappedBy: () => false,
+    lane: null,
     pidOf: () => null,
     addresses: ports.map((_, r) => `thread ${r}`),
     datagrams: null,
@@ -106,6 +116,7 @@ async function wireZeroMQ(
   const ownFolder = given ? null : mkdtempSync(join(tmpdir(), 'fp8lm-'));
   const folder = given ?? (ownFolder as string);
   mkdirSync(folder, { recursive: true, mode: 0o700 });
+  let lane: { lane: number; fd: number } | null = null;
   const removeFolder = () => {
     if (ownFolder) rmSync(ownFolder, { recursive: true, force: true });
   };
@@ -117,6 +128,7 @@ async function wireZeroMQ(
     const tcpControl = local ? await bindInbox(zmq, `tcp://${local}:*`, keys) : null;
     const datagrams = local && keys ? await bindDatagrams(local) : null;
     const arena = addon?.arenaCreate && process.env.FP8_SHM !== '0' ? addon.arenaCreate(arenaSlots * slotBytes) : null;
+    lane = makeLane(addon, rank, env.localSize);
     const self: Member = {
       rank,
       pid: process.pid,
@@ -129,6 +141,7 @@ async function wireZeroMQ(
       udp: datagrams?.endpoint ?? null,
       arenaFd: arena?.fd ?? null,
       arenaBytes: arena ? arenaSlots * slotBytes : null,
+      laneFd: lane?.fd ?? null,
     };
     const store = env.folder
       ? `ipc://${folder}/store`
@@ -158,14 +171,19 @@ async function wireZeroMQ(
     });
     const far = members.map((m, r) => (routes[r].local ? null : m.udp));
     datagrams?.join({ key: jobKey as string, generation, rank, endpoints: far });
-    const mappedBy = await rendezvous.ready(arenas.flatMap((a, r) => (a ? [r] : [])));
+    const onLane = members.map((m) => connectLane(addon, lane, self, m));
+    const mapped = await rendezvous.ready({
+      arenas: arenas.flatMap((a, r) => (a ? [r] : [])),
+      lanes: onLane.flatMap((yes, r) => (yes ? [r] : [])),
+    });
     return {
       data,
       control,
       generation,
       pool: new SlotPool(arenaSlots, arena ? new Uint8Array(arena.memory) : null),
       arenaOf: (r) => arenas[r],
-      isMappedBy: (r) => mappedBy[r].includes(rank),
+      isMappedBy: (r) => mapped[r].arenas.includes(rank),
+      lane: lane && { id: lane.lane, connected: mapped.map((m) => m.lanes) },
       pidOf: (r) => (routes[r].local ? members[r].pid : null),
       addresses,
       datagrams,
@@ -179,6 +197,7 @@ async function wireZeroMQ(
       },
     };
   } catch (error) {
+    if (lane) addon?.laneClose(lane.lane);
     removeFolder();
     throw error;
   }
@@ -192,5 +211,29 @@ function mapArena(addon: CommAddon | null, self: Member, peer: Member): Uint8Arr
     return new Uint8Array(addon.arenaMap(peer.pid, peer.arenaFd, peer.arenaBytes));
   } catch {
     return null; // another user, or a hardened kernel: payloads go over the socket
+  }
+}
+
+/** Spinning for long pays only where every rank has a core. */
+const spinNs = (localSize: number): number => (localSize <= availableParallelism() ? 30_000 : 1_000);
+
+function makeLane(addon: CommAddon | null, rank: number, localSize: number): { lane: number; fd: number } | null {
+  if (!addon?.laneCreate || process.env.FP8_SHM === '0' || process.env.FP8_LANE === '0') return null;
+  try {
+    return addon.laneCreate(rank, spinNs(localSize));
+  } catch {
+    return null; // no memfd, or no memory for it: collectives go through the comm worker
+  }
+}
+
+/** True if this rank reads the other's block, or is the other. */
+function connectLane(addon: CommAddon | null, lane: { lane: number } | null, self: Member, peer: Member): boolean {
+  if (!addon || !lane || peer.host !== self.host || peer.laneFd === null) return false;
+  if (peer.rank === self.rank) return true;
+  try {
+    addon.laneConnect(lane.lane, peer.rank, peer.pid, peer.laneFd);
+    return true;
+  } catch {
+    return false;
   }
 }
