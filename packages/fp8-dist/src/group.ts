@@ -321,7 +321,8 @@ export class Group {
     this.check(code, input.length <= maxSegments, `${input.length} tensors; at most ${maxSegments} in one call`);
     if (!this.comm || this.size === 1) return doneWork(undefined);
     const shape = fold([...(code === 'send' ? [] : input.map(sizeOf)), ...(plan.shape ?? [])]);
-    if (this.laneChannel >= 0 && !channel)
+    // The farewell is the comm worker's, which must not mistake what follows it for a death.
+    if (this.laneChannel >= 0 && !channel && code !== 'close')
       return this.startOnLane(this.comm, this.comm.lane as Lane, plan, dtype, shape);
 
     const native = this.comm.native;

@@ -129,6 +129,7 @@ describe('damaged messages', () => {
       udp: null,
       arenaFd: 3,
       arenaBytes: 1,
+      laneFd: 4,
     };
     hammer([pack(member)], (b) => unpackMessage(b, memberFields));
     expect(unpackMessage(pack(member), memberFields)).toEqual(member);
