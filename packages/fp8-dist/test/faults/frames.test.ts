@@ -156,7 +156,8 @@ describe('damaged messages', () => {
       control: new Control(),
       deadAfterMs: 1e9,
       pidOf: () => null,
-      sleepingOn: () => null,
+      sleepingIn: () => null,
+      hasPosted: () => false,
     });
     liveness.stop();
     const open = liveness as unknown as { stopped: boolean };
