@@ -17,7 +17,7 @@ const protections: Record<string, () => void> = {
   /** Nobody watches the others. */
   liveness: () => off(Liveness, 'check', 'abort'),
   /** Collectives wait for ever. */
-  deadlines: () => off(Engine, 'expired'),
+  deadlines: () => off(Engine, 'expired', 'expire'),
   /** Frames that a cut connection lost stay lost. */
   repeats: () => off(Link, 'repeat'),
 };
