@@ -2,6 +2,7 @@
 //
 // A few layouts and a few drawn ones by default; LAYOUTS=all runs every (tp, pp, dp) with a product of at most 8 for 50 steps, and
 // LAYOUTS_SEED and LAYOUTS_DRAWS choose what is drawn.
+import { dtypes, recipeNamed } from 'fp8-core';
 import { runThreads } from 'fp8-dist';
 import { type GptConfig, presets } from 'fp8-models';
 import { describe, expect, test } from 'vitest';
@@ -233,4 +234,27 @@ test('activations are those of as many micro-batches as the schedule keeps alive
     );
     if (inFlight > 1) expect(each).toBeGreaterThan(8 * 32 * 2 * 128 * 4);
   }
+}, 3_600_000);
+
+test('tp 2 x pp 2 keeps 0.27 of one rank, and the embedding by its vocabulary share', async () => {
+  const model = presets['gpt-12m'];
+  const recipes = ['bf16', 'o2', 'o3'];
+  const cases = recipes.map(
+    (recipe): Case => ({ ...base, model, recipe, steps: 1, tp: 2, pp: 2, sp: true, sequences: 2 }),
+  );
+  const ranks = await runThreads<Learned[]>(4, module, cases);
+  cases.forEach((c, i) => {
+    const total = ({ bytes }: Learned): number => bytes.weights + bytes.gradients + bytes.optimizer;
+    const one = total(alone(c));
+    const { weight, grad, master, m, v } = recipeNamed(c.recipe).embedding;
+    const width = [weight, grad, master, m, v].reduce((sum, dtype) => sum + (dtype ? dtypes[dtype].bytes : 0), 0);
+    // First and last stage hold half of the tied embedding each, the first also all of the positions.
+    const tokens = width * model.vocabSize * model.hiddenSize;
+    const positions = width * model.maxSeqLen * model.hiddenSize;
+    for (const [rank, results] of ranks.entries()) {
+      const most = 0.27 * (one - tokens - positions) + tokens / 2 + (rank < 2 ? positions : 0);
+      const share = total(results[i]) / one;
+      expect(total(results[i]), `${c.recipe}, rank ${rank}: ${share} of one rank`).toBeLessThan(most);
+    }
+  });
 }, 3_600_000);
