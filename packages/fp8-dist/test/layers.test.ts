@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { runThreads } from '../src/index.ts';
 import type { LayersArgument } from './ranks/layers.ts';
 
@@ -12,6 +12,7 @@ interface Result {
 
 // The ranks are threads of this process and share one pool: more threads would only wait for each other.
 process.env.FP8_THREADS = '1';
+vi.setConfig({ testTimeout: 300_000 });
 const backends = existsSync(new URL('../../cpu-backend/build/cpu_backend.node', import.meta.url))
   ? ['ref', 'cpu']
   : ['ref'];

@@ -1,12 +1,13 @@
 import { ledger } from 'fp8-core';
 import { Mesh, runThreads } from 'fp8-dist';
 import { type GptConfig, presetNamed } from 'fp8-models';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { type TensorJob, type TensorResult, trainOn } from './ranks/tensor.ts';
 
 const module = new URL('./ranks/tensor.ts', import.meta.url);
 // The ranks are threads of this process and share one pool: more threads would only wait for each other.
 process.env.FP8_THREADS = '1';
+vi.setConfig({ testTimeout: 300_000 });
 const all = process.env.LAYOUTS === 'all';
 
 /** Four heads, a vocabulary that no group divides, dropout: what could depend on the layout does. */
