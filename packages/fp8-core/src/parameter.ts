@@ -136,6 +136,8 @@ export class Parameter {
 
   /** Forgets the gradient; its storage stays. */
   zeroGrad(): void {
+    // Rows that `keepGradRows` left are of no use to the next step.
+    if (this.gradient && this.gradient.size !== this.size) this.releaseGrad();
     this.started = false;
     this.gradUses = 0;
   }
@@ -149,14 +151,12 @@ export class Parameter {
 
   /** Keeps rows [begin, end) of the master copy, on a rank that owns no more. */
   keepMasterRows(begin: number, end: number): void {
-    const whole = this.master;
-    if (!whole || end - begin === whole.shape[0]) return;
-    const { backend } = this;
-    const shape = [end - begin, ...whole.shape.slice(1)];
-    this.master = persist(() => inCategory('optimizer', () => empty(backend, shape, whole.dtype)));
-    const own = this.master;
-    scope(() => backend.copy(own.handle, whole.slice(begin, end).handle));
-    whole.release();
+    if (this.master) this.master = keepRows(this.master, begin, end);
+  }
+
+  /** Keeps rows [begin, end) of the gradient until `zeroGrad`, on a rank that owns no more. */
+  keepGradRows(begin: number, end: number): void {
+    if (this.gradient) this.gradient = keepRows(this.gradient, begin, end);
   }
 
   /** Frees the master copy, on a rank that does not own it: it gets its weights from the owner. */
@@ -224,4 +224,14 @@ export class Parameter {
     for (const t of [this.data, this.master, this.mu, this.gradient]) t?.release();
     this.gradient = null;
   }
+}
+
+/** Rows [begin, end) of a tensor in memory of their own; the tensor is released. */
+function keepRows(whole: Tensor, begin: number, end: number): Tensor {
+  if (end - begin === whole.shape[0]) return whole;
+  const { backend, category, dtype } = whole;
+  const own = persist(() => inCategory(category, () => empty(backend, [end - begin, ...whole.shape.slice(1)], dtype)));
+  scope(() => backend.copy(own.handle, whole.slice(begin, end).handle));
+  whole.release();
+  return own;
 }

@@ -202,8 +202,8 @@ export class AdamW {
   }
 }
 
-/** Runs `fn` on the rows of some of a parameter's tensors. */
+/** Runs `fn` on rows of some of a parameter's tensors, each of which is whole or just these rows. */
 function withRows(p: Parameter, [begin, end]: Rows, tensors: readonly Tensor[], fn: (rows: Tensor[]) => void): void {
   if (begin === 0 && end === p.shape[0]) return fn([...tensors]);
-  scope(() => fn(tensors.map((t) => t.slice(begin, end))));
+  scope(() => fn(tensors.map((t) => (t.shape[0] === end - begin ? t : t.slice(begin, end)))));
 }

@@ -35,6 +35,14 @@ export class Ranks {
     return this.mesh.world.rank === 0;
   }
 
+  /** One line for people; null for one rank. */
+  describe({ zero, sp }: Pick<RunConfig, 'zero' | 'sp'>): string | null {
+    const { world, dp, tp } = this.mesh;
+    if (world.size === 1) return null;
+    const also = [tp.size > 1 && sp && 'sequence parallel', dp.size > 1 && zero > 0 && `ZeRO ${zero}`].filter(Boolean);
+    return [`${world.size}: ${this.mesh.describe()}`, ...also].join(', ');
+  }
+
   /** True on all ranks if it is on any. */
   any(flag: boolean): boolean {
     return this.largest([flag ? 1 : 0])[0] > 0;

@@ -102,6 +102,7 @@ async function train({
     type: 'start',
     recipe: config.recipe,
     backend: backend.describe(),
+    ranks: ranks.describe(config),
     params,
     steps,
     firstStep: trainer.steps,

@@ -14,6 +14,8 @@ export interface StartEvent {
   recipe: string;
   /** One line: instruction set, threads. */
   backend: string;
+  /** The layout of ranks, one line; null for one rank. */
+  ranks: string | null;
   params: number;
   steps: number;
   /** First step to come; above 0 after a resume. */

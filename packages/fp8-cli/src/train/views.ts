@@ -96,6 +96,7 @@ export class LiveView {
       facts([
         ['recipe', recipes[event.recipe].summary],
         ['backend', event.backend],
+        ...(event.ranks === null ? [] : ([['ranks', event.ranks]] as const)),
         ['data', `${event.data}${text}; vocabulary ${event.vocabSize}`],
         [
           'run',
@@ -113,12 +114,13 @@ export const heading = (text: string): string => pc.bold(text);
 /** The end of a run: losses, speed, bytes, paths. */
 export function summaryText({ summary, saved, skipped }: Recorder, out: string | null): string {
   if (!summary) return '';
-  const { memory } = summary;
+  const { memory, comm } = summary;
   return facts([
     ['training loss', `${formatLoss(summary.lossFirst)} -> ${formatLoss(summary.lossLast)} nats a token`],
     ...(summary.valLoss === null ? [] : ([['held-out loss', `${formatLoss(summary.valLoss)} nats a token`]] as const)),
     ['speed', `${formatCount(summary.tokensPerSecond)} tokens/s (median)`],
     ...(skipped > 0 ? ([['skipped', `${skipped} steps`]] as const) : []),
+    ...(comm.bytesSent > 0 ? ([['traffic', `${formatBytes(comm.bytesSent)} sent by a rank`]] as const) : []),
     ['weights', formatBytes(memory.weights)],
     ['gradients', formatBytes(memory.gradients)],
     ['optimizer', formatBytes(memory.optimizer)],

@@ -107,7 +107,8 @@ export class DataParallel implements OptimizerExchange {
     const gradients = (which: (p: Parameter) => boolean): Tensor[] =>
       this.parameters.flatMap((p) => {
         const rows = this.ownedRows(p);
-        return which(p) && rows && p.grad ? [p.grad.slice(...rows)] : [];
+        if (!which(p) || !rows || !p.grad) return [];
+        return [p.grad.shape[0] === rows[1] - rows[0] ? p.grad : p.grad.slice(...rows)];
       });
     if (tp.size > 1) {
       const shared = gradients((p) => p.sumGrad);
@@ -122,7 +123,11 @@ export class DataParallel implements OptimizerExchange {
     const bucket = this.buckets[this.oldestBucket++];
     bucket.finish();
     if (this.zero < 2) return;
-    for (const p of bucket.parameters) if (!this.ownedRows(p)) p.releaseGrad();
+    for (const p of bucket.parameters) {
+      const rows = this.ownedRows(p);
+      if (rows) p.keepGradRows(...rows);
+      else p.releaseGrad();
+    }
   }
 
   /** A gradient that was added to after it had been sent would be wrong without a word. */

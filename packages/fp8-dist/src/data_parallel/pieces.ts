@@ -36,6 +36,7 @@ const canBeCut = ({ format, shape, shard }: Parameter): boolean =>
   shape.length > 1 &&
   (format.weight === 'f32' || format.weight === 'bf16') &&
   format.master !== 'f16' &&
+  format.grad === 'f32' &&
   (!shard || (shard.dim === 0 && shard.ranges.length === 1));
 
 function cutRows(parameter: Parameter, ranks: number): Piece[] {
