@@ -13,7 +13,7 @@ const folder = mkdtempSync(join(tmpdir(), 'fp8lm-layouts-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 const model: GptConfig = {
-  vocabSize: 256,
+  vocabSize: 1999,
   maxSeqLen: 16,
   numLayers: 4,
   numHeads: 4,
