@@ -103,6 +103,7 @@ test.each<[args: string[], line: RegExp]>([
   [['train', '--zero'], /--zero: there is one rank/],
   [['train', '--zero', '3', '--nproc', '2'], /--zero.*0 to 2/],
   [['compare', '--nproc', '2'], /compare --nproc: .*one process/],
+  [['compare', '--pp', '2'], /compare --pp: .*one process/],
   [['train', '--resume'], /resume needs out/],
   [['train', '--set', 'weightDcay=0.1'], /"weightDcay" is unknown; did you mean weightDecay\?/],
   [['train', '--set', 'model.numLayer=2'], /"numLayer" is unknown; did you mean numLayers\?/],

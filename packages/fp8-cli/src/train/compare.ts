@@ -35,10 +35,9 @@ interface ComparedRun extends ReportedRun {
  */
 export async function compare(model: string | undefined, options: CompareOptions): Promise<number> {
   const names = recipeNames(options.recipes);
-  for (const flag of ['nproc', 'dp', 'zero'] as const) {
-    if (options[flag])
-      throw new UserError(`compare --${flag}: a comparison trains in one process; leave --${flag} out`);
-  }
+  const flags = ['nproc', 'tp', 'sp', 'payloads', 'pp', 'virtual', 'layout', 'fp8Pipeline', 'dp', 'zero'] as const;
+  const flag = flags.find((key) => options[key])?.replace('fp8Pipeline', 'fp8-pipeline');
+  if (flag) throw new UserError(`compare --${flag}: a comparison trains in one process; leave --${flag} out`);
   const { config: base, name } = await resolveRun(model, options);
   const plan = options.minutes === undefined ? null : new Plan(base, names, options.minutes);
   const stop = onStopSignal();
