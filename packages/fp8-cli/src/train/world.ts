@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { type Communicator, type Environment, init, launch, readEnvironment } from 'fp8-dist';
 import type { RunOptions } from '../commands/run_options.ts';
 import { note } from '../output.ts';
-import { checkWorld, Ranks, ranksNeeded, type RunConfig, UserError } from './fp8.ts';
+import { checkWorld, OtherRankFailed, Ranks, ranksNeeded, type RunConfig, UserError } from './fp8.ts';
 
 export interface World {
   size: number;
@@ -60,7 +60,13 @@ export async function startRanks(size: number, args: readonly string[], out: str
 export async function withRanks<T>({ size }: World, config: RunConfig, fn: (ranks: Ranks) => Promise<T>): Promise<T> {
   if (size === 1) return fn(Ranks.alone());
   const comm: Communicator = await init();
-  const result = await fn(Ranks.of(comm, config));
+  const result = await fn(Ranks.of(comm, config)).catch(letTheOtherEndFirst);
   await comm.close();
   return result;
+}
+
+/** So that the launcher names the rank that has the reason. */
+async function letTheOtherEndFirst(error: unknown): Promise<never> {
+  if (error instanceof OtherRankFailed) await new Promise((resolve) => setTimeout(resolve, 1000));
+  throw error;
 }
