@@ -13,6 +13,8 @@ export class OtherRankFailed extends UserError {
 export class Ranks {
   readonly mesh: Mesh;
   private readonly comm: Communicator | null;
+  /** True after `together` has thrown, on all ranks. */
+  haveFailed = false;
 
   private constructor(mesh: Mesh, comm: Communicator | null) {
     this.mesh = mesh;
@@ -80,6 +82,7 @@ export class Ranks {
       own = { error };
     }
     const failed = this.any(own !== null);
+    this.haveFailed ||= failed;
     if (own) throw own.error;
     if (failed) throw new OtherRankFailed('another rank failed and says why');
     return result as T;

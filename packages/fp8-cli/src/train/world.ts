@@ -54,19 +54,22 @@ export async function startRanks(size: number, args: readonly string[], out: str
 }
 
 /**
- * Runs `fn` as one of the ranks, or alone. After an error the process just ends: the launcher and the other ranks see to the rest.
+ * Runs `fn` as one of the ranks, or alone. After an error of this rank alone the process just ends: the launcher and the others see
+ * to the rest.
  * @throws UserError if the layout does not fill the world; DistError if ranks do not come together
  */
 export async function withRanks<T>({ size }: World, config: RunConfig, fn: (ranks: Ranks) => Promise<T>): Promise<T> {
   if (size === 1) return fn(Ranks.alone());
   const comm: Communicator = await init();
-  const result = await fn(Ranks.of(comm, config)).catch(letTheOtherEndFirst);
-  await comm.close();
-  return result;
-}
-
-/** So that the launcher names the rank that has the reason. */
-async function letTheOtherEndFirst(error: unknown): Promise<never> {
-  if (error instanceof OtherRankFailed) await new Promise((resolve) => setTimeout(resolve, 1000));
-  throw error;
+  const ranks = Ranks.of(comm, config);
+  try {
+    const result = await fn(ranks);
+    await comm.close();
+    return result;
+  } catch (error) {
+    // All ranks stop here and part in peace; the one that has the reason ends first, so that the launcher names it.
+    if (ranks.haveFailed) await comm.close();
+    if (error instanceof OtherRankFailed) await new Promise((resolve) => setTimeout(resolve, 500));
+    throw error;
+  }
 }
