@@ -2,12 +2,14 @@
 // Our training step and PyTorch's, in alternating rounds of one run, so that a slow minute of the machine hits both:
 //
 //   node benchmarks/peers/run.mjs --preset gpt-12m --batch 8 --seq 256 [--recipes o2,bf16] [--rounds 3] [--steps 5]
-//        [--variants autocast,master+heap] [--search] [--json] [--save]
+//        [--variants autocast,master+heap] [--search] [--state FILE] [--budget SECONDS] [--json] [--save]
 //
+// With --state the same command goes on where FILE ends, measurement by measurement; with --budget it begins none after that
+// time and ends with exit code 3: so a long run can be made in slices, each ratio still within one round.
 // PyTorch's variants are tried once; the fastest bf16 and the fastest fp32 one then take part in every round. --search
 // tries every variant of gpt_step.py instead of a short list. Exit code 2: something needed is missing.
 import { spawnSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { availableParallelism, loadavg } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -26,6 +28,7 @@ const shortList = [
 ];
 
 class Missing extends Error {}
+class OverBudget extends Error {}
 
 function options() {
   const { values } = parseArgs({
@@ -39,12 +42,14 @@ function options() {
       rounds: { type: 'string', default: '3' },
       steps: { type: 'string', default: '5' },
       threads: { type: 'string', default: String(availableParallelism()) },
+      state: { type: 'string' },
+      budget: { type: 'string', default: '999999' },
       json: { type: 'boolean', default: false },
       save: { type: 'boolean', default: false },
     },
   });
   values.batch ??= values.preset === 'gpt2-124m' ? '4' : '8';
-  for (const name of ['batch', 'seq', 'rounds', 'steps', 'threads']) {
+  for (const name of ['batch', 'seq', 'rounds', 'steps', 'threads', 'budget']) {
     if (!/^[1-9]\d{0,5}$/.test(values[name])) {
       throw new Missing(`--${name} is ${values[name]}; expected a whole number from 1 to 999999`);
     }
@@ -95,6 +100,31 @@ function pytorch(opts, python, selection) {
   return runJson('gpt_step.py', python, args);
 }
 
+/** What earlier slices measured, by name; `once` measures what is not there yet. */
+function openState(opts) {
+  const { preset, batch, seq, steps, threads, recipes } = opts;
+  const of = JSON.stringify({ preset, batch, seq, steps, threads, recipes });
+  const state =
+    opts.state && existsSync(opts.state)
+      ? JSON.parse(readFileSync(opts.state, 'utf8'))
+      : { of, load: loadavg()[0], done: {} };
+  if (state.of !== of) throw new Missing(`${opts.state} is of ${state.of}, not ${of}; name another file`);
+  const end = Date.now() + Number(opts.budget) * 1000;
+  return {
+    load: state.load,
+    once(name, measure) {
+      if (state.done[name]) return state.done[name];
+      if (Date.now() > end) throw new OverBudget();
+      state.done[name] = measure();
+      if (opts.state) {
+        writeFileSync(`${opts.state}.tmp`, JSON.stringify(state));
+        renameSync(`${opts.state}.tmp`, opts.state);
+      }
+      return state.done[name];
+    },
+  };
+}
+
 const number = (x, digits = 0) => (Number.isFinite(x) ? x.toFixed(digits) : '-');
 
 function row(name, samples) {
@@ -115,6 +145,15 @@ function row(name, samples) {
     ...phases,
     number(of((s) => s.rssBytes) / 1e6),
   ];
+}
+
+/** The results of variants tried one by one as if tried together: the fastest step decides. */
+function merge(parts) {
+  const best = {};
+  for (const part of parts)
+    for (const [recipe, one] of Object.entries(part.best))
+      if (!best[recipe] || one.minStepMs < best[recipe].minStepMs) best[recipe] = one;
+  return { ...parts[0], variants: parts.flatMap((p) => p.variants), best };
 }
 
 /** Ratios of tokens per second within each round, and their median. */
@@ -161,13 +200,16 @@ function main() {
   const recipes = opts.recipes.split(',').filter((name) => name);
   const say = (text) => console.error(text);
 
-  const load = loadavg()[0];
+  const state = openState(opts);
+  const { load } = state;
   if (load > 0.3 * availableParallelism()) {
     say(`the machine is busy (load ${number(load, 1)}): both sides wait at barriers for a thread that lost its core`);
   }
   say(`PyTorch: ${opts.search ? 'all variants' : 'choosing among the variants'}, ${opts.steps} steps each`);
   const list = opts.variants ?? shortList.map((name) => (opts.preset === 'gpt2-124m' ? `${name}+pad` : name)).join(',');
-  const tried = pytorch(opts, python, opts.search ? ['--recipe', 'all'] : ['--variants', list]);
+  const tried = opts.search
+    ? state.once('search', () => pytorch(opts, python, ['--recipe', 'all']))
+    : merge(list.split(',').map((name) => state.once(name, () => pytorch(opts, python, ['--variants', name]))));
   const rounds = [];
   const mine = recipes.map((recipe) => ({ name: recipe, run: () => ours(opts, recipe) }));
   const theirs = Object.entries(tried.best).map(([recipe, best]) => ({
@@ -181,7 +223,7 @@ function main() {
   for (let r = 0; r < Number(opts.rounds); r++) {
     const round = {};
     for (const { name, run } of order) {
-      round[name] = run();
+      round[name] = state.once(`round ${r + 1} ${name}`, run);
       say(`round ${r + 1}  ${name.padEnd(20)} ${number(round[name].tokensPerSecond).padStart(8)} tokens/s`);
     }
     rounds.push(round);
@@ -204,6 +246,7 @@ function main() {
   const text = report(result);
   console.log(opts.json ? JSON.stringify(result) : text);
   if (opts.save) {
+    if (opts.state) rmSync(opts.state, { force: true });
     say(`written: ${save(join(root, 'benchmarks', 'results'), `step-${opts.preset}`, result, `${text}\n`)}.{json,md}`);
   }
 }
@@ -211,6 +254,10 @@ function main() {
 try {
   main();
 } catch (error) {
+  if (error instanceof OverBudget) {
+    console.error('peers: the time of this slice is over; the same command goes on');
+    process.exit(3);
+  }
   const known = error instanceof Missing || error?.code?.startsWith?.('ERR_PARSE_ARGS');
   if (!known) throw error;
   console.error(`peers: ${error.message}`);

@@ -7,7 +7,8 @@
 //   p not scaled          only m and v need an amax: a cheap pass over m, v and the gradient, then one pass.
 //   else, up to 8 M       guess that the scales stay as they are. Scales are powers of two, so most steps keep them. One pass
 //                         writes in place, measures, and copies the old contents of p, m and v to an undo buffer. If a scale
-//                         turns out to change, the old contents go back and one more pass runs with the right scales.
+//                         turns out to change, that of a moment has the moment stored once more from the undo buffer (no root,
+//                         no quotient); for that of p the old contents go back and a whole pass runs with the right scales.
 //   else                  two full passes: no undo buffer of that size.
 //   an amax not finite    back to the old contents if need be, a slow pass that measures each state by itself, and one that
 //                         counts what it clamps (not met in training: a non-finite gradient norm skips the step).
@@ -29,7 +30,7 @@ namespace fp8lm {
 namespace {
 
 constexpr int64_t kUndoElements = int64_t(8) << 20;
-constexpr int64_t kCached = int64_t(1) << 20;  // bytes of state that may stay in a core's L2
+constexpr int64_t kCached = int64_t(16) << 20;  // bytes of an undo buffer, the same for every tensor, that a last-level cache keeps
 
 bool scaled(const Tensor& t) { return t && t.dtype >= DType::f16 && t.scale; }
 
@@ -110,8 +111,9 @@ class Update {
       again = settle();
     }
     if (finite()) {
-      if (again && undo) restore(undo);
-      if (again) pass(forms_.apply, nullptr);
+      if (again && undo && !pChanged_) pass(forms_.rewrite, undo);
+      else if (again && undo) restore(undo), pass(forms_.apply, nullptr);
+      else if (again) pass(forms_.apply, nullptr);
     } else {
       if (undo) restore(undo);
       pass(forms_.exact, nullptr);
@@ -130,14 +132,15 @@ class Update {
     uint8_t* const undoM = undo ? undo + padded() * bytesOf(p_.t.dtype) : nullptr;
     uint8_t* const undoV = undo ? undoM + padded() * bytesOf(m_.t.dtype) : nullptr;
     return {p_.job(undo), m_.job(undoM), v_.job(undoV), grad_.data, grad_.dtype, grad_.dtype >= DType::f16 ? grad_.scaleInv() : 1.0f,
-            master_ ? w_.data : nullptr, w_.dtype, wScale_, 1.0f / p_.scale, step_, n_ * bytesPerElement() > kCached};
+            master_ ? w_.data : nullptr, w_.dtype, wScale_, 1.0f / p_.scale, step_, n_ * bytesPerElement() > kCached,
+            mChanged_, vChanged_};
   }
 
-  /// Measurements stay as they are in a pass of `apply`, which makes none.
+  /// Measurements stay as they are in a pass of `apply` or `rewrite`, which make none.
   void pass(AdamWFn fn, uint8_t* undo) {
     const AdamWJob j = job(undo);
     const AdamWStats stats = mergeRanges<AdamWStats>(n_, [&](int64_t begin, int64_t end) { return fn(j, begin, end); }, kSerialMath);
-    if (fn == forms_.apply) return;
+    if (fn == forms_.apply || fn == forms_.rewrite) return;
     p_.largest = stats.p;
     m_.largest = stats.m;
     v_.largest = stats.v;
@@ -148,18 +151,19 @@ class Update {
 
   /// Takes the scales that the measured amaxes ask for; true if any differs from the one in use.
   bool settle() {
-    bool changed = false;
-    for (State* s : {&p_, &m_, &v_}) {
-      const float right = s->rightScale();
-      changed |= right != s->scale;
-      s->scale = right;
-    }
+    const auto take = [](State& s) {
+      const float right = s.rightScale();
+      const bool changed = right != s.scale;
+      s.scale = right;
+      return changed;
+    };
+    pChanged_ = take(p_), mChanged_ = take(m_), vChanged_ = take(v_);
     if (master_ && scaled(w_)) {
       const float right = scaleFor(storedAmax(p_), maxOf(w_.dtype), previousScale(w_));
-      changed |= right != wScale_;
+      pChanged_ |= right != wScale_;
       wScale_ = right;
     }
-    return changed;
+    return pChanged_ || mChanged_ || vChanged_;
   }
 
   void restore(const uint8_t* undo) {
@@ -197,6 +201,7 @@ class Update {
   math::AdamWStep step_;
   State p_, m_, v_;
   float wScale_ = 1.0f;
+  bool pChanged_ = false, mChanged_ = false, vChanged_ = false;  // p: or the weight cast from it
   AdamWForms forms_{};
 };
 

@@ -24,6 +24,7 @@ struct AdamWJob {
   float wScale, masterInv;  // masterInv: 1 / p.scale
   math::AdamWStep step;
   bool stream;  // the undo copy goes past the caches
+  bool rewriteM, rewriteV;  // what a pass of `rewrite` stores
 };
 
 /// Largest |new value| before rounding, as bits without sign (NaN above infinity).
@@ -42,9 +43,10 @@ using AdamWFn = AdamWStats (*)(const AdamWJob&, int64_t begin, int64_t end);
 
 /// update: copies to undo, writes and measures. apply: only writes; amaxes are known to be finite. measure: writes nothing.
 /// moments: measures m and v only, without root and quotient. update, measure and moments may report NaN for all three when
-/// one is; exact, a slow measure, does not. counted: writes, measures and counts clamped values, slowly.
+/// one is; exact, a slow measure, does not. rewrite: after an update, stores m or v or both once more, from the old contents in
+/// undo. counted: writes, measures and counts clamped values, slowly.
 struct AdamWForms {
-  AdamWFn update, apply, measure, moments, exact, counted;
+  AdamWFn update, apply, measure, moments, rewrite, exact, counted;
 };
 
 struct AdamWTable {

@@ -62,6 +62,11 @@ template <class T> struct StateView {
     if constexpr (mayScale<T>) return x * inv;
     else return x;
   }
+  FP8_INLINE F32 readUndo(int64_t i, int64_t count) const {
+    const F32 x = loadAs<T>(s.undo, s.type, i, count);
+    if constexpr (mayScale<T>) return x * inv;
+    else return x;
+  }
   FP8_INLINE void measure(F32 x, int64_t count) {
     if constexpr (mayScale<T>) largest.put(firstLanes(x, count));
   }
@@ -81,7 +86,7 @@ template <class T> struct StateView {
 
 constexpr int64_t kUndoBlock = 512;  // copied just before it is changed, while it is on its way to L1
 
-enum class Form { update, apply, measure, moments, counted };
+enum class Form { update, apply, measure, moments, rewrite, counted };
 
 /// W is Nowhere without a master.
 template <class W, class P, class G, class M, class V, Form form>
@@ -96,6 +101,13 @@ AdamWStats adamwRange(const AdamWJob& job, int64_t begin, int64_t end) {
     forVectors(start, stop, [&](int64_t i, int64_t count) FP8_LAMBDA {
       F32 g = loadAs<G>(job.grad, job.gradType, i, count);
       if constexpr (mayScale<G>) g = g * gradInv;
+      if constexpr (form == Form::rewrite) {
+        F32 m1 = m.readUndo(i, count), v1 = v.readUndo(i, count);
+        math::adamwMoments(g, m1, v1, job.step);
+        if (job.rewriteM) m.write(i, m1, count);
+        if (job.rewriteV) v.write(i, v1, count);
+        return;
+      }
       F32 m1 = m.read(i, count), v1 = v.read(i, count);
       if constexpr (form == Form::moments) {
         math::adamwMoments(g, m1, v1, job.step);
@@ -126,7 +138,7 @@ AdamWStats adamwRange(const AdamWJob& job, int64_t begin, int64_t end) {
 template <class W, Form form> constexpr AdamWFn general = adamwRange<W, Any, Any, Any, Any, form>;
 
 template <class W> constexpr AdamWForms generalForms = {general<W, Form::update>, general<W, Form::apply>, general<W, Form::measure>,
-                                                        general<W, Form::moments>, general<W, Form::measure>, general<W, Form::counted>};
+                                                        general<W, Form::moments>, general<W, Form::rewrite>, general<W, Form::measure>, general<W, Form::counted>};
 
 /// Groups of 64 by the folded form, the rest by the general one.
 template <class W, class P, class G, class M, class V, Folded folded, Form form>
@@ -141,6 +153,7 @@ template <class W, class P, class G, class M, class V> constexpr AdamWForms fold
   AdamWForms forms = generalForms<AnyOr<W>>;
   if constexpr (isScaled<P>) forms.update = mixedRange<W, P, G, M, V, Folded::update, Form::update>;
   forms.apply = mixedRange<W, P, G, M, V, Folded::apply, Form::apply>;
+  if constexpr (isScaled<P>) forms.rewrite = mixedRange<W, P, G, M, V, Folded::rewrite, Form::rewrite>;
   if constexpr (isScaled<P>) forms.measure = mixedRange<W, P, G, M, V, Folded::measure, Form::measure>;
   if constexpr (!isScaled<P>) forms.moments = mixedRange<W, P, G, M, V, Folded::moments, Form::moments>;
   return forms;

@@ -15,7 +15,7 @@
 namespace fp8lm::FP8_VEC {
 
 /// As for the general forms; `apply` writes without measuring.
-enum class Folded { update, apply, measure, moments };
+enum class Folded { update, apply, measure, moments, rewrite };
 
 inline bool isPowerOfTwo(float x) {
   const uint32_t u = fp8lm::bitsOf(x);
@@ -49,7 +49,9 @@ AdamWStats foldedRange(const AdamWJob& job, int64_t begin, int64_t end) {
     for (size_t k = 0; k < sizeof(G); k++) prefetch(grad + i, int64_t(2048 + 64 * k));
     for (size_t k = 0; k < sizeof(M); k++) prefetch(m + i, int64_t(2048 + 64 * k));
     for (size_t k = 0; k < sizeof(V); k++) prefetch(v + i, int64_t(2048 + 64 * k));
-    const Group g0 = loadGroup(grad + i, nanG), m0 = loadGroup(m + i, nanM), v0 = loadGroup(v + i, nanV);
+    const M* const oldM = form == Folded::rewrite ? static_cast<const M*>(job.m.undo) : m;
+    const V* const oldV = form == Folded::rewrite ? static_cast<const V*>(job.v.undo) : v;
+    const Group g0 = loadGroup(grad + i, nanG), m0 = loadGroup(oldM + i, nanM), v0 = loadGroup(oldV + i, nanV);
     Group m1, v1, p1;
     for (int k = 0; k < 4; k++) {
       F32 g = g0.v[k];
@@ -58,7 +60,14 @@ AdamWStats foldedRange(const AdamWJob& job, int64_t begin, int64_t end) {
       m1.v[k] = m0.v[k] * beta1 + oneMinusBeta1 * g;
       v1.v[k] = v0.v[k] * beta2 + oneMinusBeta2 * (g * g);
     }
-    if constexpr (form == Folded::moments) {
+    if constexpr (form == Folded::rewrite) {
+      for (int k = 0; k < 4; k++) {
+        if constexpr (isScaled<M>) m1.v[k] = m1.v[k] * mScale;
+        if constexpr (isScaled<V>) v1.v[k] = v1.v[k] * vScale;
+      }
+      if (job.rewriteM) storeGroup(m + i, m1);
+      if (job.rewriteV) storeGroup(v + i, v1);
+    } else if constexpr (form == Folded::moments) {
       for (int k = 0; k < 4; k++) largestM.put(m1.v[k]), largestV.put(v1.v[k]);
     } else {
       for (size_t k = 0; k < sizeof(P); k++) prefetch(p + i, int64_t(2048 + 64 * k));

@@ -46,6 +46,10 @@ CastStats castRowsRange(void* y, float* partial, const void* x, float scale, int
       Group pair[4];
       for (int k = 0; k < 4; k++) {
         const int64_t even = (r + 2 * k) * dim + c;
+        for (size_t q = 0; q < sizeof(X); q++) {  // the same columns of the next eight rows
+          prefetch(in + even, int64_t(8 * sizeof(X)) * dim + int64_t(64 * q));
+          prefetch(in + even + dim, int64_t(8 * sizeof(X)) * dim + int64_t(64 * q));
+        }
         Group v, w;
         for (int q = 0; q < 4; q++) v.v[q] = load(in + even + q * kLanes), w.v[q] = load(in + even + dim + q * kLanes);
         sink.putGroup(even, v);

@@ -261,6 +261,14 @@ struct Problem {
     return {base + std::min(groups * 64, kCount(block) * bytes), a.ld * bytes, 64};
   }
 
+  /// A tile's lines of C, on their way while its sums are made: the epilogue's stores would wait for each.
+  void prefetchC(int64_t row, int64_t col, int rows) const {
+    const int64_t size = fp8lm::bytesOf(g.cType), bytes = t.nr * size;
+    const char* line = static_cast<const char*>(g.c) + (row * g.ldc + col) * size;
+    for (int i = 0; i < rows; ++i, line += g.ldc * size)
+      for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(line + at, 1);
+  }
+
   /// Groups of rows of a job until none is left. Several threads may be at it.
   void runGroups(Job& job) {
     alignas(64) float tile[kTileFloats];
@@ -279,6 +287,7 @@ struct Problem {
         const int64_t row = i * t.mr;
         const int rows = int(std::min<int64_t>(t.mr, g.m - row));
         for (int64_t j = 0; j < panels; ++j) {
+          if (last) prefetchC(row, job.col + j * t.nr, rows);
           float* sums = job.partial ? job.partial + ((i - job.m0) * panels + j) * tileSize : nullptr;
           t.micro(count, panel, job.packedB + j * count * t.nr, block > 0 ? sums : nullptr, last ? tile : sums,
                   shareA ? panelAhead(panel, count, j) : sourceAhead(i1, block, (i - i0) * panels + j));
