@@ -46,6 +46,7 @@ async function compare(size: number, bases: TensorJob[], layouts: Partial<Tensor
       differences.push(Math.abs(got.evaluated - want.evaluated) / want.evaluated);
       const name = JSON.stringify(layouts[i % layouts.length]);
       expect(Math.max(...differences), `${name}: ${differences}`).toBeLessThan(1e-5);
+      expect(got.leaked, name).toBe(0);
       const norms = want.norms.map((norm, s) => Math.abs(got.norms[s] - norm) / norm);
       expect(Math.max(...norms), `${name}, norms: ${norms}`).toBeLessThan(1e-4);
       worst = Math.max(worst, ...differences);
@@ -96,6 +97,7 @@ describe('FP8 on tensor-parallel ranks', () => {
       expect(Object.keys(a[i].same).length).toBeGreaterThan(20);
       expect(a[i].same, name).toEqual(b[i].same);
       expect(a[i].losses, name).toEqual(b[i].losses);
+      expect(a[i].leaked, name).toBe(0);
     });
     bases.forEach((base, i) => {
       const want = trainOn(Mesh.single(), base);

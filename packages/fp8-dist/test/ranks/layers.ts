@@ -1,6 +1,7 @@
 // Each parallel layer and mapping against one rank: forward, the gradient of the input, the gradient of every parameter.
 import {
   type Backend,
+  ledger,
   type Module,
   modelContext,
   type Parameter,
@@ -66,6 +67,7 @@ export default async function layers(comm: Communicator, { backends }: LayersArg
     for (const sequenceParallel of [false, true]) vocabulary(check, backend, { mesh, sequenceParallel });
     for (const smoothing of [0, 0.1]) crossEntropy(check, backend, mesh.tp, smoothing);
   }
+  check.true(`${ledger.total()} bytes of tensors are left`, ledger.total() === 0);
   return { failures: check.failures, count: check.count, worst: check.worst };
 }
 

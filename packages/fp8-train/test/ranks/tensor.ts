@@ -1,6 +1,6 @@
 // Training steps on a layout of tensor (and other) parallel ranks: the losses of every step and what the exchanges cost.
 import { createHash } from 'node:crypto';
-import { dtypes, modelContext, type ParallelPayloads, recipeNamed, type Tensor } from 'fp8-core';
+import { dtypes, ledger, modelContext, type ParallelPayloads, recipeNamed, type Tensor } from 'fp8-core';
 import { type Communicator, DataParallel, initializeModelParallel, Mesh } from 'fp8-dist';
 import { Gpt, type GptConfig } from 'fp8-models';
 import { AdamW } from 'fp8-optim';
@@ -31,6 +31,8 @@ export interface TensorResult {
   scales: Record<string, number>;
   /** SHA-256 of what all ranks hold: replicated parameters, mu, windows. */
   same: Record<string, string>;
+  /** Bytes of tensors that outlived the run. */
+  leaked: number;
 }
 
 export default function tensorRank(comm: Communicator, jobs: TensorJob[]): TensorResult[] {
@@ -49,7 +51,7 @@ export function trainOn(mesh: Mesh, job: TensorJob, comm: Communicator | null = 
   const trainer = new Trainer(model, optimizer, { batch, seq, gradAccum, recompute }, parallel);
   const { rank, size } = mesh.dp;
   const sampler = new Sampler(randomTokens(job.model.vocabSize, 3), { seqLen: seq, seed: 5, rank, worldSize: size });
-  const result: TensorResult = { losses: [], norms: [], evaluated: 0, layerBytes: 0, scales: {}, same: {} };
+  const result: TensorResult = { losses: [], norms: [], evaluated: 0, layerBytes: 0, scales: {}, same: {}, leaked: 0 };
   const sent = (): number => comm?.traffic().sent ?? 0;
   // The trainer asks for the batches before forward, and calls `finish` after backward.
   let before = 0;
@@ -73,6 +75,7 @@ export function trainOn(mesh: Mesh, job: TensorJob, comm: Communicator | null = 
   optimizer.release();
   model.release();
   context.scaling.release();
+  result.leaked = ledger.total();
   return result;
 }
 
