@@ -36,8 +36,8 @@ export interface Machines {
   loss(percent: number, which?: 0 | 1): void;
   /** Drops all datagrams on both machines. */
   blockDatagrams(): void;
-  /** Closes all TCP connections of a machine that are open now. */
-  closeConnections(which: 0 | 1): void;
+  /** Closes all TCP connections of a machine that are open now; how many. */
+  closeConnections(which: 0 | 1): number;
   remove(): void;
 }
 
@@ -86,7 +86,12 @@ export function twoMachines(): Machines {
         run('ip', 'netns', 'exec', name, 'nft', 'insert rule inet t in iifname eth0 meta l4proto udp drop');
       }
     },
-    closeConnections: (which) => run('ip', 'netns', 'exec', names[which], 'ss', '-K', '-t', 'state', 'established'),
+    closeConnections(which) {
+      const command = ['netns', 'exec', names[which], 'ss', '-HKtn', 'state', 'established'];
+      const { status, stdout, stderr } = spawnSync('ip', command, { encoding: 'utf8' });
+      if (status !== 0) throw new Error(`ss -K: ${stderr}`);
+      return stdout.split('\n').filter(Boolean).length;
+    },
     remove() {
       for (const name of names) {
         // A test that failed half-way leaves its job running.
@@ -100,12 +105,13 @@ export function twoMachines(): Machines {
 
 export interface MachineJob {
   running: Promise<number[]>;
-  /** `reports`: why each rank failed, the first lines of its flight record. */
+  /** `reports`: why each rank failed, the first lines of its flight record; `written`: all that the job wrote. */
   ended: Promise<{
     codes: (number | null)[];
     failures: Failure[];
     lines: RankLine[];
     reports: string[];
+    written: string;
     err: string;
     endedAt: number;
   }>;
@@ -119,9 +125,9 @@ export function startMachines(
   machines: Machines,
   nproc: number,
   env: Record<string, string>,
-  program = fileURLToPath(new URL('./ranks/loop.ts', import.meta.url)),
+  key = newJobKey(),
 ): MachineJob {
-  const key = newJobKey();
+  const program = fileURLToPath(new URL('./ranks/loop.ts', import.meta.url));
   const flight = mkdtempSync(join(ownTmp, 'flight-'));
   const output = rankLines(2 * nproc);
   const port = 20_000 + (process.pid % 20_000);
@@ -157,9 +163,18 @@ export function startMachines(
     },
     ended: Promise.all(codes).then((ended) => {
       output.end();
-      const reports = readdirSync(flight).map((f) => readFileSync(join(flight, f), 'utf8').split('\n', 1)[0]);
+      const records = readdirSync(flight).map((f) => readFileSync(join(flight, f), 'utf8'));
+      const reports = records.map((text) => text.split('\n', 1)[0]);
       rmSync(flight, { recursive: true, force: true });
-      return { codes: ended, failures: output.failures(), lines: output.lines, reports, err, endedAt: Date.now() };
+      return {
+        codes: ended,
+        failures: output.failures(),
+        lines: output.lines,
+        reports,
+        written: `${err}${JSON.stringify(output.lines)}${records.join()}`,
+        err,
+        endedAt: Date.now(),
+      };
     }),
   };
 }

@@ -1,8 +1,9 @@
 // F4, F6 between two machines: network namespaces of their own, a launcher on each, CURVE on. FAULTS=all: full size; F6 runs
 // FAULTS_MINUTES (30). Skipped where namespaces cannot be made (not root, no `ip` or `nft`).
-import { existsSync, mkdirSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
 import { afterAll, describe, expect, it } from 'vitest';
-import { isRunning, leftovers, ownTmp, percentiles, times, watchLag } from '../jobs.ts';
+import { curveKeys, newJobKey } from '../../src/rendezvous/security.ts';
+import { isRunning, leftovers, ownTmp, percentiles, times, unprotected, watchLag } from '../jobs.ts';
 import { type MachineJob, type Machines, networkMissing, startMachines, twoMachines } from '../network.ts';
 
 const missing = networkMissing();
@@ -55,6 +56,63 @@ describe.skipIf(missing)('between two machines', { timeout: full ? 7_200_000 : 2
         silences.push(...cut.ends.map((e) => (e as unknown as { longestSilenceMs: number }).longestSilenceMs));
       }
       console.log(`cuts of up to a second: longest silence of a rank ${percentiles(silences)}`);
+    });
+  });
+
+  it('connections closed under load lose, double and shift nothing', async () => {
+    await withMachines(async (machines) => {
+      const wanted = times(30, 300);
+      // Longer than the cuts take; the sums of every step are checked, and folded into the digest.
+      const env = { LOOP_STEPS: `${times(400, 3000)}`, LOOP_PACE: '20', LOOP_LARGE: '200000' };
+      const job = startMachines(machines, 2, env);
+      await job.running;
+      let cuts = 0;
+      for (let i = 0; cuts < wanted && i < 4 * wanted; i++) {
+        cuts += machines.closeConnections((i % 2) as 0 | 1);
+        await pause(200);
+      }
+      const { codes, failures, ends, digests } = await finished(job);
+      console.log(`${cuts} connections closed in ${ends[0]?.steps} steps`);
+      expect(failures).toEqual([]);
+      expect(codes).toEqual([0, 0]);
+      expect(cuts).toBeGreaterThanOrEqual(wanted);
+      expect(digests).toHaveLength(1);
+      const calm = await finished(startMachines(machines, 2, { ...env, LOOP_PACE: '0' }));
+      expect(digests).toEqual(calm.digests);
+    });
+  });
+
+  it('closed connections end a job that repeats nothing (control)', async () => {
+    await withMachines(async (machines) => {
+      const env = { ...unprotected('repeats'), LOOP_LARGE: '200000', FP8_TIMEOUT_MS: '4000' };
+      const job = startMachines(machines, 1, env);
+      await job.running;
+      for (let i = 0; i < 20; i++) {
+        machines.closeConnections((i % 2) as 0 | 1);
+        await pause(100);
+      }
+      const { failures } = await job.ended;
+      expect(failures.some((f) => f.kind === 'timeout')).toBe(true);
+    });
+  });
+
+  it('the key of a job is in no argument, log or flight record', async () => {
+    await withMachines(async (machines) => {
+      const key = newJobKey();
+      const job = startMachines(machines, 1, {}, key);
+      const pids = await job.running;
+      const commands = [...pids, ...job.launchers].map((pid) => readFileSync(`/proc/${pid}/cmdline`, 'utf8'));
+      process.kill(pids[0], 'SIGKILL');
+      const { written, failures } = await job.ended;
+      expect(failures).toHaveLength(1);
+      expect(written).toContain('is gone');
+      const keys = curveKeys(key);
+      for (const secret of [key, keys.secretKey, Buffer.from(key, 'base64url').toString('hex')]) {
+        expect(written.includes(secret)).toBe(false);
+        for (const command of commands) expect(command.includes(secret)).toBe(false);
+      }
+      // The control: it is where it must be, in the environment that only this user reads.
+      expect(commands.join()).toContain('--master');
     });
   });
 
