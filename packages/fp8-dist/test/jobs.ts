@@ -143,7 +143,7 @@ export function rounds(few: number, many: number): number[] {
 }
 
 /** Environment of a job whose ranks lack a protection; see ranks/unprotected.ts. */
-export const unprotected = (what: 'liveness' | 'deadlines' | 'repeats'): Record<string, string> => ({
+export const unprotected = (what: 'liveness' | 'deadlines' | 'repeats' | 'agreement'): Record<string, string> => ({
   FP8_TEST_PRELOAD: new URL('./ranks/unprotected.ts', import.meta.url).href,
   FP8_TEST_OFF: what,
 });

@@ -50,8 +50,11 @@ function start(command: readonly string[], env: Record<string, string>): Promise
   child.stderr.on('data', (d) => {
     err += d;
   });
+  // Ends the cluster too, which a test that runs out of time would leave behind.
+  const limit = setTimeout(() => child.kill('SIGTERM'), 200_000);
   return new Promise((resolve) => {
     child.on('close', (code) => {
+      clearTimeout(limit);
       const lines = out
         .split('\n')
         .filter((l) => l.startsWith('{'))
@@ -64,7 +67,7 @@ function start(command: readonly string[], env: Record<string, string>): Promise
 for (const { name, missing, needsRoot, command } of starters) {
   const why = missing.length ? `${missing.join(', ')} not installed` : needsRoot && !root ? 'not root' : null;
   if (why) console.log(`skipped: ${name}: ${why}`);
-  describe.skipIf(why)(`ranks started by ${name}`, () => {
+  describe.skipIf(why)(`ranks started by ${name}`, { timeout: 240_000 }, () => {
     it('find each other and end together', async () => {
       const { code, lines, err } = await start([...command, ...loop], { LOOP_STEPS: '20' });
       expect(code, err).toBe(0);

@@ -1,16 +1,19 @@
-// F7: one rank calls something else. Both sides and both calls are named within a second of the disagreement.
-import { describe, expect, it } from 'vitest';
-import { startJob, times, watchLag } from '../jobs.ts';
+// F7: one rank calls something else. Both sides and both calls are named within a second of the disagreement. FAULTS=all: 100;
+// FAULTS_ROUNDS=first:last takes some of them.
+import { rmSync } from 'node:fs';
+import { afterAll, describe, expect, it } from 'vitest';
+import { ownTmp, percentiles, rounds, startJob, unprotected, watchLag } from '../jobs.ts';
 
 const kinds = ['shape', 'dtype', 'operation', 'reduction', 'order', 'group', 'step'];
-const rounds = Array.from({ length: times(7, 100) }, (_, i) => ({
-  kind: kinds[i % kinds.length],
-  victim: i % 2,
-  step: 3 + (i % 11),
-}));
+const cases = rounds(7, 100).map((i) => ({ kind: kinds[i % kinds.length], victim: i % 2, step: 3 + (i % 11) }));
+const found: number[] = [];
+afterAll(() => {
+  if (found.length) console.log(`disagreement named on each side after ${percentiles(found)}`);
+  rmSync(ownTmp, { recursive: true, force: true });
+});
 
 describe('a disagreement', () => {
-  for (const { kind, victim, step } of rounds) {
+  for (const { kind, victim, step } of cases) {
     it(`of ${kind} by rank ${victim} at step ${step} is named on both sides`, async () => {
       const lag = watchLag();
       const job = startJob(2, { LOOP_DISAGREE: `${victim}:${step}:${kind}`, LOOP_STEPS: '40' });
@@ -21,6 +24,7 @@ describe('a disagreement', () => {
       expect(failures.length, err).toBe(2);
       for (const f of failures) {
         expect(f.at - start).toBeLessThan(1000 + held);
+        found.push(f.at - start);
         expect(['mismatch', 'aborted', 'peer-lost']).toContain(f.kind);
         expect(f.message).toContain('rank 0');
         expect(f.message).toContain('rank 1');
@@ -31,4 +35,13 @@ describe('a disagreement', () => {
       ).toBe(true);
     });
   }
+
+  it('ends at the deadline, unnamed, when nobody compares (control)', async () => {
+    const env = { ...unprotected('agreement'), LOOP_DISAGREE: '1:5:dtype', LOOP_STEPS: '40', FP8_TIMEOUT_MS: '3000' };
+    const job = startJob(2, env);
+    const { failures } = await job.ended;
+    job.clean();
+    expect(failures.length).toBeGreaterThan(0);
+    expect(failures.filter((f) => f.kind === 'mismatch')).toEqual([]);
+  });
 });

@@ -18,6 +18,11 @@ const protections: Record<string, () => void> = {
   liveness: () => off(Liveness, 'check', 'abort'),
   /** Collectives wait for ever. */
   deadlines: () => off(Engine, 'expired', 'expire'),
+  /** Nobody compares what ranks call. */
+  agreement() {
+    off(Engine, 'compare');
+    off(Liveness, 'findDeadlock');
+  },
   /** Frames that a cut connection lost stay lost. */
   repeats: () => off(Link, 'repeat'),
 };
