@@ -37,7 +37,13 @@ describe('a disagreement', () => {
   }
 
   it('ends at the deadline, unnamed, when nobody compares (control)', async () => {
-    const env = { ...unprotected('agreement'), LOOP_DISAGREE: '1:5:dtype', LOOP_STEPS: '40', FP8_TIMEOUT_MS: '3000' };
+    const env = {
+      ...unprotected('agreement'),
+      FP8_LANE: '0',
+      LOOP_DISAGREE: '1:5:dtype',
+      LOOP_STEPS: '40',
+      FP8_TIMEOUT_MS: '3000',
+    };
     const job = startJob(2, env);
     const { failures } = await job.ended;
     job.clean();
