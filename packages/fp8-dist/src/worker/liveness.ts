@@ -15,6 +15,7 @@ import { clock, type Control, type Sleep, word } from './control.ts';
 
 export const beatMs = 250;
 const datagramMs = 100;
+const firstBeatMs = 750;
 
 export interface LivenessOptions {
   engine: Engine;
@@ -66,7 +67,8 @@ export class Liveness {
     this.o = options;
     const now = performance.now();
     this.peers = Array.from({ length: options.engine.size }, () => ({
-      lastBeat: now + 2000,
+      // A little longer for the first beat: the others may still be opening their sockets.
+      lastBeat: now + firstBeatMs,
       lastNumber: 0,
       downSince: 0,
       left: false,
