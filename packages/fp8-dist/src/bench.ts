@@ -1,4 +1,4 @@
-// `fp8lm bench allreduce`: time of an all-reduce over ranks on this machine, as fp8-dist runs it in training. The peer script
+// `fp8lm bench allreduce`: time of a collective over ranks on this machine, as fp8-dist runs it in training. The peer script
 // benchmarks/peers/allreduce_gloo.py measures gloo in the same way.
 import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -10,10 +10,15 @@ import type { Communicator } from './communicator.ts';
 import { init } from './init.ts';
 import type { Operand } from './operand.ts';
 
+export const benchCollectives = ['all-reduce', 'reduce-scatter', 'all-gather'] as const;
+export type BenchCollective = (typeof benchCollectives)[number];
+
 export interface BenchAllReduceOptions {
   nproc: number;
   elements: number;
   dtype: 'fp32' | 'bf16' | 'e4m3';
+  /** Default all-reduce. `elements` counts the whole tensor, of which each rank has or gets its share in the others. */
+  op?: BenchCollective;
   /** How long to measure large all-reduces, at most. Default 2. */
   seconds?: number;
 }
@@ -36,6 +41,8 @@ export async function benchAllReduce(options: BenchAllReduceOptions): Promise<Be
   if (!Number.isInteger(nproc) || nproc < 2 || nproc > 64) throw new UserError(`--nproc is ${nproc}; expected 2 to 64`);
   if (!Number.isInteger(elements) || elements < 1 || elements > 2 ** 31)
     throw new UserError(`--elements is ${elements}; expected 1 to 2^31`);
+  if (!benchCollectives.includes(options.op ?? 'all-reduce'))
+    throw new UserError(`--op is ${options.op}; expected ${benchCollectives.join(', ')}`);
   if (!Object.hasOwn(names, dtype)) throw new UserError(`--dtype is ${dtype}; expected fp32, bf16 or e4m3`);
   const folder = mkdtempSync(join(tmpdir(), 'fp8lm-'));
   const self = fileURLToPath(import.meta.url);
@@ -114,10 +121,19 @@ function timeRounds(comm: Communicator, seconds: number, op: () => void): number
 async function rankMain(options: BenchAllReduceOptions): Promise<void> {
   const comm = await init();
   const { world } = comm;
-  const { elements } = options;
-  const x = await operand(comm, names[options.dtype], elements);
+  const { op = 'all-reduce' } = options;
+  const dtype = names[options.dtype];
+  const share = Math.ceil(options.elements / comm.size);
+  const elements = op === 'all-reduce' ? options.elements : share * comm.size;
+  const x = await operand(comm, dtype, elements);
+  const part = op === 'all-reduce' ? x : await operand(comm, dtype, share);
   // The result is reduced again and again: `keep` leaves the scale of e4m3 as it is, where `fit` would halve it each time.
-  const reduce = () => world.allReduce(x, { range: 'keep' }).wait();
+  const run = {
+    'all-reduce': () => world.allReduce(x, { range: 'keep' }).wait(),
+    'reduce-scatter': () => world.reduceScatter(part, x, { range: 'keep' }).wait(),
+    'all-gather': () => world.allGather(x, part).wait(),
+  };
+  const reduce = run[op];
   const msPerOp = timeRounds(comm, options.seconds ?? 2, reduce);
   const before = comm.traffic();
   reduce();

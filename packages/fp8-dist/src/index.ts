@@ -1,4 +1,9 @@
-export { benchAllReduce, type BenchAllReduceOptions, type BenchAllReduceResult } from './bench.ts';
+export {
+  benchAllReduce,
+  type BenchAllReduceOptions,
+  type BenchAllReduceResult,
+  type BenchCollective,
+} from './bench.ts';
 export { Communicator, type CommunicatorOptions } from './communicator.ts';
 export { DistError, type FailureKind, ProtocolError } from './errors.ts';
 export { evenShares, Group, type ReduceOptions } from './group.ts';

@@ -6,7 +6,7 @@ import { facts, print, printJson } from '../output.ts';
 export async function benchAllReduceCommand({ json, ...options }: AllReduceCommandOptions): Promise<void> {
   const result = await benchAllReduce(options);
   if (json) return printJson(result);
-  print(`all-reduce of ${options.elements} elements as ${options.dtype}, ${options.nproc} ranks`);
+  print(`${options.op} of ${options.elements} elements as ${options.dtype}, ${options.nproc} ranks`);
   print(
     facts([
       ['time', `${result.msPerOp.toFixed(3)} ms`],

@@ -29,6 +29,7 @@ export interface AllReduceCommandOptions {
   nproc: number;
   elements: number;
   dtype: 'fp32' | 'bf16' | 'e4m3';
+  op: 'all-reduce' | 'reduce-scatter' | 'all-gather';
   seconds: number;
   json?: boolean;
 }
@@ -114,10 +115,15 @@ The peak is that of register-only multiply-adds on all threads: of bf16 inputs f
 
 function allReduceCommand(result: { code: number }): Command {
   return new Command('allreduce')
-    .description('An all-reduce among ranks of this machine over ZeroMQ.')
+    .description('An all-reduce, or another collective, among ranks of this machine.')
     .option('--nproc <n>', 'ranks', count, 2)
     .option('--elements <n>', 'elements of the tensor', count, 16_777_216)
     .addOption(new Option('--dtype <name>', 'what is sent').choices(['fp32', 'bf16', 'e4m3']).default('e4m3'))
+    .addOption(
+      new Option('--op <name>', 'which collective; --elements counts the whole tensor')
+        .choices(['all-reduce', 'reduce-scatter', 'all-gather'])
+        .default('all-reduce'),
+    )
     .option('--seconds <x>', 'time to measure for', between(0.05, 600), 2)
     .option('--json', '{msPerOp, elementsPerSecond, payloadBytesPerRank, latencyUsSmall} as one line')
     .addHelpText(
@@ -126,6 +132,7 @@ function allReduceCommand(result: { code: number }): Command {
 Examples:
   fp8lm bench allreduce --nproc 2 --elements 16777216 --dtype e4m3
   fp8lm bench allreduce --nproc 4 --elements 1048576 --dtype fp32 --json
+  fp8lm bench allreduce --op reduce-scatter --nproc 2 --dtype bf16
 
 benchmarks/peers/allreduce_gloo.py measures the same with PyTorch's gloo.`,
     )
