@@ -28,11 +28,13 @@ export async function runThreads<T>(size: number, module: URL, argument: unknown
   });
   return Promise.all(
     workers.map(async (worker, rank) => {
+      // Listened for from the start: a thread that ends before its message is read has both told in one turn.
+      const exited = once(worker, 'exit').catch(() => {});
       const failed = once(worker, 'error').then(([error]) => {
         throw error;
       });
       const [message] = (await Promise.race([once(worker, 'message'), failed])) as [{ result?: T; error?: string }];
-      await once(worker, 'exit').catch(() => {});
+      await exited;
       if (message.error) throw new Error(`rank ${rank}: ${message.error}`);
       return message.result as T;
     }),
