@@ -1,7 +1,7 @@
 // tp x pp x dp, sequence parallelism, interleaving, recomputation, ZeRO: every layout learns what one rank learns.
 //
-// A few layouts and a few drawn ones by default; LAYOUTS=all runs every (tp, pp, dp) with a product of at most 8 for 50 steps, and
-// LAYOUTS_SEED and LAYOUTS_DRAWS choose what is drawn.
+// A few layouts and a few drawn ones by default; LAYOUTS=all runs every (tp, pp, dp) with a product of at most 8 for 50 steps (or
+// LAYOUTS_STEPS), and LAYOUTS_SEED and LAYOUTS_DRAWS choose what is drawn.
 import { dtypes, recipeNamed } from 'fp8-core';
 import { runThreads } from 'fp8-dist';
 import { type GptConfig, presets } from 'fp8-models';
@@ -9,6 +9,7 @@ import { describe, expect, test } from 'vitest';
 import { alone, type Case, type Learned } from './ranks/layouts.ts';
 
 const all = process.env.LAYOUTS === 'all';
+const steps = Number(process.env.LAYOUTS_STEPS ?? (all ? 50 : 4));
 const module = new URL('./ranks/layouts.ts', import.meta.url);
 /** Sizes that divide gpt-nano's four heads. */
 const tensorParallel = [1, 2, 4];
@@ -19,7 +20,7 @@ const nano = (numLayers: number): GptConfig => ({ ...presets['gpt-nano'], numLay
 const base: Case = {
   model: nano(4),
   recipe: 'fp32',
-  steps: all ? 50 : 4,
+  steps,
   seq: 16,
   sequences: 16,
   batch: 1,
@@ -211,7 +212,7 @@ const hour = 3_600_000;
 describe('in float32, every rank of a layout follows one rank within 1e-5', () => {
   if (all) {
     for (const [size, cases] of groupBy([...everyLayout()]))
-      test(`gpt-nano, 50 steps, ${size} ranks: ${cases.length} layouts`, () => check(size, cases), hour);
+      test(`gpt-nano, ${steps} steps, ${size} ranks: ${cases.length} layouts`, () => check(size, cases), hour);
     test(`drawn layouts and shapes: ${drawnName}`, () => check(8, drawn(8)), hour);
   } else {
     test(`gpt-nano in some layouts, and drawn ones: ${drawnName}`, () => check(4, [...some, ...drawn(4)]), hour);
