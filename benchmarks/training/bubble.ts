@@ -1,7 +1,7 @@
 // The bubble of a pipeline: share of a step's forwards and backwards in which the ranks of equal stages idle, measured, beside
 // (pp - 1) / (v m + pp - 1). Two ranks of one thread each, on a machine with two free cores; steps of all cases in turn.
 //
-//   npx tsx -C source benchmarks/training/bubble.ts [--steps 12] [--save]
+//   npx tsx -C source benchmarks/training/bubble.ts [--steps 5] [--save]
 import { parseArgs } from 'node:util';
 import { fileURLToPath } from 'node:url';
 import { modelContext, recipeNamed } from 'fp8-core';
@@ -23,12 +23,12 @@ import { provenance, save, table } from '../report.mjs';
 
 const root = new URL('../..', import.meta.url).pathname;
 const { values: options } = parseArgs({
-  options: { steps: { type: 'string', default: '12' }, save: { type: 'boolean', default: false } },
+  options: { steps: { type: 'string', default: '5' }, save: { type: 'boolean', default: false } },
 });
 const stages = 2;
-const [seq, batch] = [128, 2];
+const [seq, batch] = [256, 4];
 /** Stages of equal work: a vocabulary so small that embedding and head cost next to nothing. */
-const model = { ...presets['gpt-12m'], vocabSize: 64, numLayers: 8, hiddenSize: 256, ffnSize: 1024, numHeads: 4 };
+const model = { ...presets['gpt-12m'], vocabSize: 64, numLayers: 8 };
 const kinds = [
   { microbatches: 2, virtual: 1 },
   { microbatches: 4, virtual: 1 },
@@ -43,7 +43,7 @@ async function rank(): Promise<void> {
   const cases = kinds.map((kind) => {
     const mesh = initializeModelParallel(comm, { pipeline: stages, virtualPipeline: kind.virtual });
     const context = modelContext(backendFor('cpu'), recipeNamed('bf16'), 1);
-    const parts = buildModel(context, { ...model, numKvHeads: 4, tied: false }, { layout: null, sp: false }, mesh);
+    const parts = buildModel(context, { ...model, tied: false }, { layout: null, sp: false }, mesh);
     const parallel = new DataParallel(parts.parameters(), mesh);
     const trainer = new Trainer(
       parts,
@@ -54,7 +54,7 @@ async function rank(): Promise<void> {
     return { kind, trainer, idle: [] as number[], last: [] as PipelineTrace[] };
   });
   const sampler = new Sampler(randomTokens(model.vocabSize, 1), { seqLen: seq, seed: 1 });
-  for (let step = -2; step < Number(options.steps); step++) {
+  for (let step = -1; step < Number(options.steps); step++) {
     for (const c of cases) {
       comm.world.barrier().wait();
       c.trainer.step(() => sampler.nextBatch(batch), 1e-3);
