@@ -2,8 +2,11 @@
 import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { finish, fp8lm, jsonLines, ownFolder, start, tinyRun } from './command.ts';
+
+// Ten starts of several processes, on a machine that may be busy.
+vi.setConfig({ testTimeout: 600_000 });
 
 const folder = ownFolder();
 const tiny = tinyRun(folder);

@@ -1,8 +1,10 @@
 // Data parallelism and ZeRO on thread ranks, against one rank that sees the same sequences.
 import { Mesh, runThreads } from 'fp8-dist';
 import type { GptConfig } from 'fp8-models';
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { type TrainJob, type Trained, trainOn } from './ranks/train.ts';
+
+vi.setConfig({ testTimeout: 600_000 });
 
 const model: GptConfig = {
   vocabSize: 96,
