@@ -1,45 +1,16 @@
 // A group: the ranks that talk, always an argument, never a global. Collectives return a Work; `wait()` makes them blocking.
 // A group of one rank does nothing: no socket, no copy.
-import { type DType, dtypes } from 'fp8-core';
+import type { DType } from 'fp8-core';
 import type { Communicator } from './communicator.ts';
-import { fold, maxSegments, type OpCode } from './engine/descriptor.ts';
-import type { Lane, LaneOp } from './lane/lane.ts';
-import type { ReduceOp } from './math/math.ts';
-import { dtypeOf, type Operand, sizeOf, type Staged, stage, stageForLane } from './operand.ts';
+import { fold, maxSegments } from './engine/descriptor.ts';
+import { dtypeOf, type Operand, sizeOf, type Staged, stage } from './operand.ts';
+import { type Call, type Plan, postToLane, postToWorker, type ReduceOptions, total } from './post.ts';
 import { pack, unpack } from './rendezvous/messages.ts';
-import { doneWork, LaneWork, PostedWork, type Work } from './work.ts';
+import { doneWork, type Work } from './work.ts';
 
-export interface ReduceOptions {
-  /** Default `sum`. `mean` is the sum divided by the group's size; for scaled dtypes the division goes into the scale. */
-  op?: ReduceOp | 'mean';
-  /**
-   * Scaled dtypes. `fit` (default): the result's scale leaves room for the sum of all ranks, nothing saturates. `keep`: the
-   * shared minimum scale stays, as in FP8-LM, where a factor mu before the cast keeps the sum in range.
-   */
-  range?: 'fit' | 'keep';
-  /** Round to the dtype after every addition, as the paper's authors do; for comparison only. */
-  roundEachStep?: boolean;
-}
-
-interface Plan {
-  code: OpCode;
-  input: readonly Operand[];
-  out?: readonly Operand[];
-  bounds: readonly number[];
-  outBounds?: readonly number[];
-  reduce?: ReduceOptions;
-  root?: number;
-  /** What all ranks must agree on besides. */
-  shape?: readonly number[];
-  /** Which of `input` are written. */
-  written?: (index: number) => boolean;
-  channel?: { id: number; members: readonly number[] };
-}
-
-const noScales = new Float32Array(0);
+export type { ReduceOptions } from './post.ts';
 
 const asList = (x: Operand | readonly Operand[]): readonly Operand[] => (Array.isArray(x) ? x : [x as Operand]);
-const total = (list: readonly Operand[]): number => list.reduce((n, x) => n + sizeOf(x), 0);
 
 /** Element offsets of `parts` nearly equal shares of `size` elements: sizes differ by at most one block of 64. */
 export function evenShares(size: number, parts: number): number[] {
@@ -60,6 +31,9 @@ export class Group {
   private readonly nextSeq = new Map<number, number>();
   private splits = 0;
   private hasMet = false;
+  private readonly onMet = (): void => {
+    this.hasMet = true;
+  };
 
   constructor(
     comm: Communicator | null,
@@ -312,7 +286,7 @@ export class Group {
     const { code, input, channel } = plan;
     const out = plan.out ?? null;
     const dtype = this.sameDType(code, [...input, ...(out ?? [])]);
-    const { op = 'sum', range = 'fit', roundEachStep = false } = plan.reduce ?? {};
+    const { op = 'sum' } = plan.reduce ?? {};
     if (plan.reduce) {
       if (dtype === 'u8' || dtype === 'u16') throw new TypeError(`${code} on ${this.name}: ${dtype} cannot be reduced`);
       if (dtype === 'i32' && op === 'mean')
@@ -320,117 +294,24 @@ export class Group {
     }
     this.check(code, input.length <= maxSegments, `${input.length} tensors; at most ${maxSegments} in one call`);
     if (!this.comm || this.size === 1) return doneWork(undefined);
-    const shape = fold([...(code === 'send' ? [] : input.map(sizeOf)), ...(plan.shape ?? [])]);
-    // The farewell is the comm worker's, which must not mistake what follows it for a death.
-    if (this.laneChannel >= 0 && !channel && code !== 'close')
-      return this.startOnLane(this.comm, this.comm.lane as Lane, plan, dtype, shape);
-
-    const native = this.comm.native;
-    const staged = input.map((x) => stage(x, native));
-    const stagedOut = out?.map((x) => stage(x, native)) ?? null;
-    const { scaled } = dtypes[dtype];
-    const scaleOwners = scaled ? (staged.length ? staged : (stagedOut ?? [])) : [];
-    const scales = scaleOwners.length ? new SharedArrayBuffer(4 * scaleOwners.length) : null;
-    const scaleView = scales ? new Float32Array(scales) : null;
-    scaleView?.set(scaleOwners.map((s) => s.scale));
-
     const id = channel?.id ?? 0;
     const opSeq = (this.nextSeq.get(id) ?? 0) + 1;
+    const call: Call = {
+      comm: this.comm,
+      group: this.id,
+      groupName: this.name,
+      channel: id,
+      members: channel?.members ?? this.ranks,
+      opSeq,
+      dtype,
+      shape: fold([...(code === 'send' ? [] : input.map(sizeOf)), ...(plan.shape ?? [])]),
+      timeoutMs: this.hasMet ? this.comm.timeoutMs : this.comm.firstTimeoutMs,
+      onMet: this.onMet,
+    };
+    // The farewell is the comm worker's, which must not mistake what follows it for a death.
+    const onLane = this.laneChannel >= 0 && !channel && code !== 'close';
+    const work = onLane ? postToLane(plan, call, this.laneChannel) : postToWorker(plan, call);
     this.nextSeq.set(id, opSeq);
-    const timeoutMs = this.hasMet ? this.comm.timeoutMs : this.comm.firstTimeoutMs;
-    const drop = () => {
-      for (const s of staged) s.drop();
-      for (const s of stagedOut ?? []) s.drop();
-    };
-    let slot: number;
-    try {
-      slot = this.comm.post({
-        group: this.id,
-        groupName: this.name,
-        channel: id,
-        opSeq,
-        members: channel?.members ?? this.ranks,
-        code,
-        dtype,
-        reduce: op === 'mean' ? 'sum' : op,
-        mean: op === 'mean',
-        steps: roundEachStep,
-        range,
-        root: plan.root ?? 0,
-        segments: staged.map((s) => s.region),
-        out: stagedOut?.map((s) => s.region) ?? null,
-        bounds: plan.bounds,
-        outBounds: plan.outBounds ?? null,
-        shape,
-        scales,
-        timeoutMs,
-      });
-    } catch (error) {
-      drop();
-      throw error;
-    }
-    const finish = () => {
-      this.hasMet = true;
-      const written = plan.written ?? (() => true);
-      staged.forEach((s, i) => {
-        s.finish(scaleView?.[i] ?? 1, written(i));
-      });
-      stagedOut?.forEach((s, i) => {
-        s.finish(scaleView?.[i] ?? 1, true);
-      });
-    };
-    return new PostedWork(this.comm, slot, timeoutMs, finish, drop);
-  }
-
-  private startOnLane(comm: Communicator, lane: Lane, plan: Plan, dtype: DType, shape: number): Work {
-    const { code } = plan;
-    comm.checkOpen(code, this.name);
-    const staged = plan.input.map(stageForLane);
-    const stagedOut = plan.out?.map(stageForLane) ?? null;
-    const scales = dtypes[dtype].scaled ? Float32Array.from(staged, (s) => s.scale) : noScales;
-    const { op = 'sum', range = 'fit', roundEachStep = false } = plan.reduce ?? {};
-    const drop = () => {
-      for (const s of staged) s.drop();
-      for (const s of stagedOut ?? []) s.drop();
-    };
-    const opSeq = (this.nextSeq.get(0) ?? 0) + 1;
-    let posted: LaneOp;
-    try {
-      posted = lane.post(this.laneChannel, {
-        group: this.id,
-        groupName: this.name,
-        members: this.ranks,
-        opSeq,
-        code,
-        dtype,
-        reduce: op === 'mean' ? 'sum' : op,
-        mean: op === 'mean',
-        steps: roundEachStep,
-        range,
-        root: plan.root ?? 0,
-        count: Math.max(total(plan.input), total(plan.out ?? [])),
-        shape,
-        scales,
-        inputs: staged.map((s) => s.region),
-        outputs: stagedOut?.map((s) => s.region) ?? null,
-        bounds: plan.bounds,
-      });
-    } catch (error) {
-      drop();
-      throw error;
-    }
-    this.nextSeq.set(0, opSeq);
-    const timeoutMs = this.hasMet ? comm.timeoutMs : comm.firstTimeoutMs;
-    const finish = () => {
-      this.hasMet = true;
-      const written = plan.written ?? (() => true);
-      staged.forEach((s, i) => {
-        s.finish(scales[i] ?? 1, written(i));
-      });
-      stagedOut?.forEach((s, i) => {
-        s.finish(scales[i] ?? 1, true);
-      });
-    };
-    return new LaneWork(lane, posted, timeoutMs, finish, drop);
+    return work;
   }
 }
