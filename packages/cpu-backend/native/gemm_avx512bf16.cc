@@ -12,6 +12,7 @@ namespace {
 struct Avx512Dot : Avx512 {
   static constexpr int kUnit = 2;
   static FP8_INLINE H toBf16(F v) { return (H)_mm512_cvtneps_pbh(v); }
+  static FP8_INLINE F roundBf16(F v) { return (F)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(v)), 16); }
   static FP8_INLINE F mac(F acc, F a, F b) { return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b); }
 };
 
