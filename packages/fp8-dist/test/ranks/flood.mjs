@@ -1,5 +1,5 @@
 // A stranger with raw sockets: flood.mjs PORT KIND COUNT. Prints one JSON line: how many connections the other side closed, and after
-// how many milliseconds the last one went.
+// how many milliseconds the last one went. FLOOD_AGAIN=1: whoever is closed comes back, until the time is up.
 import { connect } from 'node:net';
 
 const [port, kind, count] = [Number(process.argv[2]), process.argv[3], Number(process.argv[4])];
@@ -30,7 +30,8 @@ const most = 400;
 let closed = 0;
 let last = 0;
 const start = performance.now();
-const sockets = Array.from({ length: count }, () => {
+const again = process.env.FLOOD_AGAIN === '1';
+function open() {
   const s = connect(port, '127.0.0.1', () => {
     if (first) s.write(first);
     let sent = 0;
@@ -42,14 +43,14 @@ const sockets = Array.from({ length: count }, () => {
     clearInterval(s.timer);
     closed++;
     last = performance.now() - start;
-    if (closed === count) finish();
+    if (again) setTimeout(open, 10);
+    else if (closed === count) finish();
   });
   s.resume();
-  return s;
-});
+}
+for (let i = 0; i < count; i++) open();
 const timer = setTimeout(finish, limit);
 function finish() {
   clearTimeout(timer);
   process.stdout.write(`${JSON.stringify({ closed, lastMs: Math.round(last) })}\n`, () => process.exit());
 }
-void sockets;
