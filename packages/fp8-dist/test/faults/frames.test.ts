@@ -83,7 +83,7 @@ function hammer(seeds: Uint8Array[], decode: (b: Buffer) => void): { refused: nu
   return { refused, accepted };
 }
 
-describe('damaged messages', () => {
+describe('damaged messages', { timeout: times(120_000, 3_600_000) }, () => {
   it('are told from good ones by the frame decoder', () => {
     const good = [
       frame({}, encodeDescriptor(descriptor, Buffer.alloc(50, 3))),

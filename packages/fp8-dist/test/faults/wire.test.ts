@@ -5,7 +5,7 @@ import { pairOverTcp, post, wrongAt } from '../wire.ts';
 
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
-describe('on the wire', () => {
+describe('on the wire', { timeout: times(120_000, 3_600_000) }, () => {
   it('connections cut under load lose, double and shift nothing', async () => {
     const pair = await pairOverTcp();
     let cuts = 0;
