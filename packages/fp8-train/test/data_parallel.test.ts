@@ -63,6 +63,8 @@ test('all ranks end with the same bits, and with ZeRO those bits too, in every k
         expect(rank.losses).toEqual(first.losses);
         expect(rank.norms).toEqual(first.norms);
         expect(differing(first, rank)).toEqual([]);
+        expect(rank.exchanges.all).toBeGreaterThan(3);
+        expect(rank.exchanges.overlapped).toBe(rank.exchanges.all);
         if (zero) expect(rank.bytes.optimizer).toBeLessThan(0.45 * first.bytes.optimizer);
       }
       expect(ranks[0].gathered).toEqual(first.gathered);

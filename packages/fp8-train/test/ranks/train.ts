@@ -1,7 +1,7 @@
 // A rank that trains a tiny model on random tokens for a few steps, and tells what it ended with.
 import { createHash } from 'node:crypto';
 import { type LayerNorm, ledger, modelContext, recipeNamed } from 'fp8-core';
-import { type Communicator, DataParallel, initializeModelParallel, type Mesh } from 'fp8-dist';
+import { type Communicator, DataParallel, initializeModelParallel, type Mesh, type Work } from 'fp8-dist';
 import { Gpt, type GptConfig } from 'fp8-models';
 import { AdamW } from 'fp8-optim';
 import {
@@ -39,6 +39,8 @@ export interface Trained {
   /** On rank 0: the same of all that a checkpoint has. */
   gathered: Record<string, string>;
   mus: number[];
+  /** Exchanges of gradients in the last step, and how many of them began before backward had ended. */
+  exchanges: { all: number; overlapped: number };
   bytes: { optimizer: number; gradients: number };
 }
 
@@ -71,6 +73,7 @@ export function trainOn(mesh: Mesh, job: TrainJob): Trained {
     skipped: [],
     hashes: {},
     gathered: {},
+    exchanges: watchExchanges(mesh, parallel),
     mus: [],
     bytes: { optimizer: 0, gradients: 0 },
   };
@@ -107,4 +110,28 @@ function poison(model: Gpt): () => void {
   bad[0] = Number.NaN;
   data.backend.write(data.handle, new Uint8Array(bad.buffer));
   return () => data.backend.write(data.handle, bytes);
+}
+
+/** Counts the exchanges of several tensors between `begin` and the end of `finish`. */
+function watchExchanges({ dp }: Mesh, parallel: DataParallel): Trained['exchanges'] {
+  const counts = { all: 0, overlapped: 0 };
+  for (const name of ['allReduce', 'reduceToOwners'] as const) {
+    const original = Object.getPrototypeOf(dp)[name] as (...args: unknown[]) => Work;
+    Object.assign(dp, {
+      [name]: (...args: unknown[]) => {
+        if (Array.isArray(args[0])) counts.all++;
+        return original.apply(dp, args);
+      },
+    });
+  }
+  const { begin, finish } = Object.getPrototypeOf(parallel) as DataParallel;
+  parallel.begin = () => {
+    counts.all = 0;
+    begin.call(parallel);
+  };
+  parallel.finish = () => {
+    counts.overlapped = counts.all;
+    finish.call(parallel);
+  };
+  return counts;
 }
