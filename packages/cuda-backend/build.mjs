@@ -178,7 +178,7 @@ async function buildDevice({ linked }) {
     '-O3',
     '-fmad=false', // what may be contracted says so: math::mulAdd
     '--Werror=all-warnings',
-    '-Xptxas=-v,-warn-spills',
+    '-Xptxas=-v',
     '-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra,-Wno-unused-function,-Wno-unknown-pragmas,-ffp-contract=off',
     ...targets.flatMap((t) => [`-gencode=arch=compute_${t},code=sm_${t}`]),
     '-gencode=arch=compute_90,code=compute_90',
@@ -227,10 +227,10 @@ function report(text) {
   return spills;
 }
 
-/** Two builds at once would write the same files: the second waits. */
-async function locked(work) {
+/** Two builds of one kind at once would write the same files: the second waits. */
+async function locked(kind, work) {
   mkdirSync(out, { recursive: true });
-  const lock = join(out, 'lock');
+  const lock = join(out, `lock-${kind}`);
   for (let waited = 0; ; waited++) {
     try {
       mkdirSync(lock);
@@ -243,12 +243,14 @@ async function locked(work) {
     }
   }
   process.on('exit', () => rmSync(lock, { recursive: true, force: true }));
-  return work();
+  await work();
+  rmSync(lock, { recursive: true, force: true });
 }
 
-await locked(async () => {
-  const both = !has('--sim') && !has('--device') && !has('--report');
-  if (has('--sim') || (both && findHost())) await buildSim();
-  if (has('--device') || (both && findNvcc())) await buildDevice({ linked: true });
-  if (has('--report') && report(await buildDevice({ linked: false })) > 0) process.exitCode = 1;
-});
+const both = !has('--sim') && !has('--device') && !has('--report');
+if (has('--sim') || (both && findHost())) await locked('sim', buildSim);
+if (has('--device') || (both && findNvcc())) await locked('device', () => buildDevice({ linked: true }));
+if (has('--report'))
+  await locked('device', async () => {
+    if (report(await buildDevice({ linked: false })) > 0) process.exitCode = 1;
+  });

@@ -2,6 +2,15 @@
 #include "../../fp8-kernels/native/addon.h"
 
 #include "context.h"
+#include "cublaslt.h"
+#include "gemm.h"
+#if defined(FP8_SIM)
+#include "sim/faulty.h"
+#endif
+
+namespace fp8lm {
+void useGraphs(bool on);  // graph.cu
+}
 
 namespace fp8lm::glue {
 
@@ -29,6 +38,9 @@ static napi_value describe(napi_env env, napi_callback_info) {
     set(env, out, "fp8", d.fp8() ? 1 : 0);
     set(env, out, "runtime", d.runtimeVersion);
     set(env, out, "driver", d.driverVersion);
+    const lt::Library& library = lt::library();
+    set(env, out, "cublaslt", library.error.empty() ? library.where + ", version " + std::to_string(library.version()) : std::string());
+    set(env, out, "cublasltError", library.error);
   } catch (const std::exception& e) {
     set(env, out, "error", std::string(e.what()));
   }
@@ -45,7 +57,44 @@ static napi_value graphs(napi_env env, napi_callback_info) {
   return out;
 }
 
+/// useGraphs(on): whether launches are gathered into CUDA graphs.
+static napi_value switchGraphs(napi_env env, napi_callback_info info) {
+  Call call(env, info, "useGraphs", 1);
+  const int64_t on = call.integer(0, "on");
+  if (!call.failed()) call.run([&] { useGraphs(on != 0); });
+  return nullptr;
+}
+
+/// Products computed so far: by cuBLASLt in FP8, by cuBLASLt in other dtypes, by our own kernels.
+static napi_value gemms(napi_env env, napi_callback_info) {
+  napi_value out;
+  napi_create_object(env, &out);
+  const GemmCounts& c = gemmCounts();
+  set(env, out, "fp8", double(c.fp8));
+  set(env, out, "library", double(c.library));
+  set(env, out, "own", double(c.own));
+  return out;
+}
+
+/// ownGemm(on): leaves cuBLASLt alone.
+static napi_value ownGemm(napi_env env, napi_callback_info info) {
+  Call call(env, info, "ownGemm", 1);
+  const int64_t on = call.integer(0, "on");
+  if (!call.failed()) gemmOwnOnly() = on != 0;
+  return nullptr;
+}
+
 #if defined(FP8_SIM)
+/// faulty(kind): a kernel that is wrong on purpose.
+static napi_value faulty(napi_env env, napi_callback_info info) {
+  Call call(env, info, "faulty", 1);
+  char kind[64] = {};
+  size_t length = 0;
+  if (call.failed() || napi_get_value_string_utf8(env, call.arg(0), kind, sizeof kind, &length) != napi_ok) return nullptr;
+  call.run([&] { runFaulty(kind); });
+  return nullptr;
+}
+
 /// races(on, seed): race mode of the simulated device.
 static napi_value races(napi_env env, napi_callback_info info) {
   Call call(env, info, "races", 2);
@@ -63,8 +112,12 @@ NAPI_MODULE_INIT() {
   using namespace fp8lm::glue;
   define(env, exports, "describe", describe);
   define(env, exports, "graphs", graphs);
+  define(env, exports, "useGraphs", switchGraphs);
+  define(env, exports, "gemms", gemms);
+  define(env, exports, "ownGemm", ownGemm);
 #if defined(FP8_SIM)
   define(env, exports, "races", races);
+  define(env, exports, "faulty", faulty);
 #endif
   return install(env, exports);
 }

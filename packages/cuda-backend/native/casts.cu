@@ -8,12 +8,12 @@ namespace fp8lm {
 
 namespace {
 
-template <class C> __global__ void __launch_bounds__(kThreads) fillKernel(Ptr<C> y, C value, int64_t n) {
+template <class C> __global__ void __launch_bounds__(kThreads, 3) fillKernel(Ptr<C> y, C value, int64_t n) {
   const int64_t stride = int64_t(gridDim.x) * blockDim.x;
   for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += stride) y[i] = value;
 }
 
-template <DType Y> __global__ void __launch_bounds__(kThreads) fillScaledKernel(Ptr<Code<Y>> y, Ptr<float> block, float max, float x, int64_t n) {
+template <DType Y> __global__ void __launch_bounds__(kThreads, 3) fillScaledKernel(Ptr<Code<Y>> y, Ptr<float> block, float max, float x, int64_t n) {
   const float scale = block[kScale], t = math::mul(x, scale);
   const Code<Y> code = Form<Y>::encode(t);
   const int64_t stride = int64_t(gridDim.x) * blockDim.x;
@@ -68,7 +68,7 @@ template <DType Y, DType X> struct Accumulated : NearestEven {
   }
 };
 
-template <DType X> __global__ void __launch_bounds__(kThreads) amaxKernel(Ptr<float> y, Plain<X> source, Ptr<unsigned> words, int64_t n) {
+template <DType X> __global__ void __launch_bounds__(kThreads, 3) amaxKernel(Ptr<float> y, Plain<X> source, Ptr<unsigned> words, int64_t n) {
   source.prepare();
   unsigned largest = 0;
   const int64_t stride = int64_t(gridDim.x) * blockDim.x * kGroup;
@@ -120,7 +120,7 @@ __global__ void muFollowKernel(Ptr<float> mu, Ptr<const float> count, double tot
 }
 
 /// Counts the codes at either end of the range; into y, or at once into a decision on mu.
-__global__ void __launch_bounds__(kThreads) countMaxKernel(Ptr<float> y, Ptr<float> mu, Ptr<const uint8_t> x, bool aligned, Ptr<unsigned> words, int64_t n, unsigned code, double threshold, float growth) {
+__global__ void __launch_bounds__(kThreads, 3) countMaxKernel(Ptr<float> y, Ptr<float> mu, Ptr<const uint8_t> x, bool aligned, Ptr<unsigned> words, int64_t n, unsigned code, double threshold, float growth) {
   unsigned atMax = 0;
   const int64_t stride = int64_t(gridDim.x) * blockDim.x * kGroup;
   for (int64_t i = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * kGroup; i < n; i += stride) {

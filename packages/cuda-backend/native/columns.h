@@ -10,7 +10,7 @@ constexpr int kColumnThreads = 128, kRowsPerChunk = 64, kMostChunks = 256;
 
 /// Values(r, c, out[N]): what column c of row r adds to each of N sums.
 template <int N, class Values>
-__global__ void __launch_bounds__(kColumnThreads) columnPartialsKernel(Values values, Ptr<float> partials, int64_t rows, int64_t dim, int64_t rowsPerChunk) {
+__global__ void __launch_bounds__(kColumnThreads, 8) columnPartialsKernel(Values values, Ptr<float> partials, int64_t rows, int64_t dim, int64_t rowsPerChunk) {
   const int64_t c = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, chunk = blockIdx.y;
   if (c >= dim) return;
   float sum[N] = {};
@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kColumnThreads) columnPartialsKernel(Values va
 }
 
 template <int N>
-__global__ void __launch_bounds__(kColumnThreads) columnTotalsKernel(Ptr<float> y0, Ptr<float> y1, Ptr<const float> partials, int64_t dim, int64_t chunks) {
+__global__ void __launch_bounds__(kColumnThreads, 8) columnTotalsKernel(Ptr<float> y0, Ptr<float> y1, Ptr<const float> partials, int64_t dim, int64_t chunks) {
   const int64_t c = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (c >= dim) return;
 #pragma unroll

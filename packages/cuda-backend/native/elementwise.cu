@@ -82,7 +82,7 @@ template <DType X> struct Swiglu : NearestEven {
 };
 
 template <DType DX, DType DY, DType X>
-__global__ void __launch_bounds__(kThreads) swigluGradientKernel(Output<DX> dx, Input<DY> dy, Input<X> x, int64_t rows, int64_t dim) {
+__global__ void __launch_bounds__(kThreads, 3) swigluGradientKernel(Output<DX> dx, Input<DY> dy, Input<X> x, int64_t rows, int64_t dim) {
   const int64_t n = rows * dim, stride = int64_t(gridDim.x) * blockDim.x * kGroup;
   const bool whole = dim % kGroup == 0;
   for (int64_t i = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * kGroup; i < n; i += stride) {

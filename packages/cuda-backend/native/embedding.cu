@@ -12,7 +12,7 @@ namespace fp8lm {
 namespace {
 
 template <DType Y>
-__global__ void __launch_bounds__(kThreads) embeddingKernel(Ptr<Code<Y>> y, Ptr<const int32_t> tokens, AnyInput table, AnyInput positions, bool hasPositions, int64_t dim, int64_t vocab, int64_t vocabStart, int64_t batch, int64_t position) {
+__global__ void __launch_bounds__(kThreads, 3) embeddingKernel(Ptr<Code<Y>> y, Ptr<const int32_t> tokens, AnyInput table, AnyInput positions, bool hasPositions, int64_t dim, int64_t vocab, int64_t vocabStart, int64_t batch, int64_t position) {
   const int64_t r = blockIdx.x, token = int64_t(tokens[r]) - vocabStart;
   const bool mine = token >= 0 && token < vocab;
   const float invT = table.inv(), invP = hasPositions ? positions.inv() : 1.0f;
@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kThreads) embeddingKernel(Ptr<Code<Y>> y, Ptr<
 
 /// A block a row. Only the first row of each token works: it finds the others and adds all up.
 template <DType D>
-__global__ void __launch_bounds__(kThreads) embeddingGradientKernel(Ptr<float> dtable, Ptr<const int32_t> tokens, Ptr<const Code<D>> dy, int64_t rows, int64_t dim, int64_t vocab, int64_t vocabStart) {
+__global__ void __launch_bounds__(kThreads, 3) embeddingGradientKernel(Ptr<float> dtable, Ptr<const int32_t> tokens, Ptr<const Code<D>> dy, int64_t rows, int64_t dim, int64_t vocab, int64_t vocabStart) {
   FP8_SHARED(unsigned, found, 1);
   const int64_t r = blockIdx.x;
   const int32_t token = tokens[r];
@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kThreads) embeddingGradientKernel(Ptr<float> d
 
 /// A block a position: its rows are those of the batch.
 template <DType D>
-__global__ void __launch_bounds__(kThreads) positionGradientKernel(Ptr<float> dpositions, Ptr<const int32_t> tokens, Ptr<const Code<D>> dy, int64_t dim, int64_t vocab, int64_t vocabStart, int64_t batch, int64_t position) {
+__global__ void __launch_bounds__(kThreads, 3) positionGradientKernel(Ptr<float> dpositions, Ptr<const int32_t> tokens, Ptr<const Code<D>> dy, int64_t dim, int64_t vocab, int64_t vocabStart, int64_t batch, int64_t position) {
   const int64_t t = blockIdx.x;
   for (int64_t c = threadIdx.x; c < dim; c += blockDim.x) {
     float sum = 0.0f;
@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(kThreads) positionGradientKernel(Ptr<float> dp
 }
 
 /// cos and sin of every position and frequency, in float64 and rounded once.
-__global__ void __launch_bounds__(kThreads) ropeTableKernel(Ptr<float> table, int64_t steps, int64_t half, int64_t position, double theta, double sign) {
+__global__ void __launch_bounds__(kThreads, 3) ropeTableKernel(Ptr<float> table, int64_t steps, int64_t half, int64_t position, double theta, double sign) {
   const int64_t n = steps * half, stride = int64_t(gridDim.x) * blockDim.x;
   for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += stride) {
     const double angle = sign * double(position + i / half) * pow(theta, -double(i % half) / double(half));
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(kThreads) ropeTableKernel(Ptr<float> table, in
 }
 
 template <DType Y, DType X>
-__global__ void __launch_bounds__(kThreads) ropeKernel(Ptr<Code<Y>> y, Ptr<const Code<X>> x, Ptr<const float> table, int64_t rows, int64_t batch, int64_t turned, int64_t width, int64_t half) {
+__global__ void __launch_bounds__(kThreads, 3) ropeKernel(Ptr<Code<Y>> y, Ptr<const Code<X>> x, Ptr<const float> table, int64_t rows, int64_t batch, int64_t turned, int64_t width, int64_t half) {
   // Pairs (i, i + half) of the turned heads, then the values, which are copied in pairs too.
   const int64_t pairs = width / 2, n = rows * pairs, stride = int64_t(gridDim.x) * blockDim.x;
   for (int64_t p = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; p < n; p += stride) {

@@ -50,7 +50,7 @@ constexpr int kSide = 64, kTransposeThreads = 256;
 
 /// y [outRows, outCols] = x, or its transpose, with zeros around it. Tiles of 64 x 64 bytes go through shared memory.
 template <bool transposed>
-__global__ void __launch_bounds__(kTransposeThreads) copyPaddedKernel(Ptr<uint8_t> y, Ptr<const uint8_t> x, int64_t rows, int64_t cols, int64_t outRows, int64_t outCols) {
+__global__ void __launch_bounds__(kTransposeThreads, 4) copyPaddedKernel(Ptr<uint8_t> y, Ptr<const uint8_t> x, int64_t rows, int64_t cols, int64_t outRows, int64_t outCols) {
   FP8_SHARED(uint8_t, tile, kSide * (kSide + 4));
   const int64_t outRow = int64_t(blockIdx.y) * kSide, outCol = int64_t(blockIdx.x) * kSide;
   const int64_t inRow = transposed ? outCol : outRow, inCol = transposed ? outRow : outCol;
@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(kTransposeThreads) copyPaddedKernel(Ptr<uint8_
 }
 
 /// The stored values as bf16, without the scale.
-template <DType X> __global__ void __launch_bounds__(kThreads) toBF16Kernel(Output<DType::bf16> y, Input<X> x, int64_t n) {
+template <DType X> __global__ void __launch_bounds__(kThreads, 3) toBF16Kernel(Output<DType::bf16> y, Input<X> x, int64_t n) {
   const int64_t stride = int64_t(gridDim.x) * blockDim.x * kGroup;
   for (int64_t i = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * kGroup; i < n; i += stride) {
     const int count = n - i < kGroup ? int(n - i) : kGroup;
@@ -80,7 +80,7 @@ template <DType X> __global__ void __launch_bounds__(kThreads) toBF16Kernel(Outp
 
 /// c (+)= the float32 result [m, n] in rows of `ld`, plus bias, in c's dtype.
 template <DType C>
-__global__ void __launch_bounds__(kThreads) finishProductKernel(Ptr<Code<C>> c, Ptr<const float> x, Ptr<const float> bias, Ptr<const float> block, bool accumulate, int64_t m, int64_t n, int64_t ld) {
+__global__ void __launch_bounds__(kThreads, 3) finishProductKernel(Ptr<Code<C>> c, Ptr<const float> x, Ptr<const float> bias, Ptr<const float> block, bool accumulate, int64_t m, int64_t n, int64_t ld) {
   const int64_t count = m * n, stride = int64_t(gridDim.x) * blockDim.x;
   const float scale = block ? float(block[kScale]) : 1.0f;
   for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += stride) {

@@ -79,6 +79,12 @@ void flushGraph() {
   g.stats.launches++;
 }
 
+/// Switches graphs on or off from here on.
+void useGraphs(bool on) {
+  flushGraph();
+  graphs().on = on;
+}
+
 GraphStats graphStats() { return graphs().stats; }
 
 }  // namespace fp8lm

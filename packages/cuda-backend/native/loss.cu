@@ -12,7 +12,7 @@ namespace {
 /// loss = (1 - e) (lse - logit[target]) + e mean(lse - logit). With `backward` the logits become
 /// gradScale (softmax - (1 - e) onehot - e / vocab). target < 0: loss and gradient 0; target >= vocab: loss NaN.
 template <DType L>
-__global__ void __launch_bounds__(kThreads) crossEntropyKernel(Ptr<Code<L>> logits, Ptr<float> loss, Ptr<const int32_t> targets, int64_t vocab, float gradScale, float smoothing, bool backward) {
+__global__ void __launch_bounds__(kThreads, 3) crossEntropyKernel(Ptr<Code<L>> logits, Ptr<float> loss, Ptr<const int32_t> targets, int64_t vocab, float gradScale, float smoothing, bool backward) {
   const int64_t r = blockIdx.x, at = r * vocab;
   const int32_t target = targets[r];
   const auto logit = [&](int64_t c) -> float { return Form<L>::decode(logits[at + c]); };
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kThreads) shardedCrossEntropyKernel(Ptr<Code<L
 
 constexpr int kMostPartials = 256;
 
-template <bool squares> __global__ void __launch_bounds__(kThreads) sumKernel(Ptr<float> y, Ptr<double> partials, Ptr<unsigned> words, AnyInput x, int64_t n, double alpha) {
+template <bool squares> __global__ void __launch_bounds__(kThreads, 3) sumKernel(Ptr<float> y, Ptr<double> partials, Ptr<unsigned> words, AnyInput x, int64_t n, double alpha) {
   double sum = 0.0;
   const float inv = x.inv();
   const int64_t stride = int64_t(gridDim.x) * blockDim.x;

@@ -7,7 +7,7 @@
 
 namespace fp8lm {
 
-template <class Source> __global__ void __launch_bounds__(kThreads) measureKernel(Source source, ScaleJob job, int64_t n) {
+template <class Source> __global__ void __launch_bounds__(kThreads, 3) measureKernel(Source source, ScaleJob job, int64_t n) {
   if (!needsMeasure(job)) return;
   source.prepare();
   unsigned largest = 0;
@@ -27,7 +27,7 @@ template <class Source> __global__ void __launch_bounds__(kThreads) measureKerne
 }
 
 template <DType Y, class Source>
-__global__ void __launch_bounds__(kThreads) mapKernel(Output<Y> y, Source source, ScaleJob job, int64_t n) {
+__global__ void __launch_bounds__(kThreads, 3) mapKernel(Output<Y> y, Source source, ScaleJob job, int64_t n) {
   source.prepare();
   float scale = 1.0f;
   Seen seen;

@@ -35,7 +35,7 @@ template <bool rms, DType X> __device__ __forceinline__ RowStats rowStats(const 
 
 /// One pass: statistics, and the values measured (`measure`) or stored.
 template <bool rms, bool measure, DType Y, DType X>
-__global__ void __launch_bounds__(kNormThreads) normKernel(Output<Y> y, Ptr<float> stats, Input<X> x, Ptr<const float> weight, Ptr<const float> bias, ScaleJob job, int64_t rows, int64_t dim, float eps) {
+__global__ void __launch_bounds__(kNormThreads, 8) normKernel(Output<Y> y, Ptr<float> stats, Input<X> x, Ptr<const float> weight, Ptr<const float> bias, ScaleJob job, int64_t rows, int64_t dim, float eps) {
   if constexpr (measure) {
     if (!needsMeasure(job)) return;
   }
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(kNormThreads) normKernel(Output<Y> y, Ptr<floa
 
 // With n = (x - mean) inv and g = dy weight: dx = residual + inv (g - mean(g) - n mean(g n)); rms has no mean(g).
 template <bool rms, DType DX, DType DY, DType X, DType R>
-__global__ void __launch_bounds__(kNormThreads) normGradientKernel(Output<DX> dx, Input<DY> dy, Input<X> x, Ptr<const float> weight, Ptr<const float> stats, Input<R> residual, int64_t rows, int64_t dim) {
+__global__ void __launch_bounds__(kNormThreads, 8) normGradientKernel(Output<DX> dx, Input<DY> dy, Input<X> x, Ptr<const float> weight, Ptr<const float> stats, Input<R> residual, int64_t rows, int64_t dim) {
   for (int64_t r = int64_t(blockIdx.x) * kRowsPerBlock + warpOf(); r < rows; r += int64_t(gridDim.x) * kRowsPerBlock) {
     const float mean = rms ? 0.0f : float(stats[2 * r]), inv = rms ? stats[r] : stats[2 * r + 1];
     float sumG = 0.0f, sumGn = 0.0f;

@@ -105,7 +105,7 @@ struct Job {
 
 __device__ __forceinline__ bool isFinite(unsigned bits) { return bits < 0x7f800000u; }
 
-template <bool apply> __global__ void __launch_bounds__(kThreads) adamwKernel(Job j) {
+template <bool apply> __global__ void __launch_bounds__(kThreads, 3) adamwKernel(Job j) {
   if (j.control[2] != 0.0f) return;
   FP8_SHARED(math::AdamWStep, stepOfBlock, 1);
   if (threadIdx.x == 0) stepOfBlock[0] = stepOf(j.hyper, j.control);
@@ -172,7 +172,7 @@ template <bool apply> __global__ void __launch_bounds__(kThreads) adamwKernel(Jo
 
 /// The weight beside a master whose amax is not finite: measured, then cast, by one block. Not met in training, where a
 /// gradient norm that is not finite skips the step.
-__global__ void __launch_bounds__(kThreads) castWeightKernel(AnyState w, AnyInput master, Ptr<unsigned> words, int64_t n) {
+__global__ void __launch_bounds__(kThreads, 3) castWeightKernel(AnyState w, AnyInput master, Ptr<unsigned> words, int64_t n) {
   if (words[kMeasured + kW] == 0u) return;
   const float inv = master.inv();
   unsigned largest = 0;
@@ -209,7 +209,7 @@ __global__ void clipControlKernel(Ptr<float> control, Ptr<const float> sums, int
   if (!skip) control[3] += 1.0f;
 }
 
-__global__ void __launch_bounds__(kThreads) randomNormalKernel(Ptr<float> y, int64_t n, float std, PhiloxKey key, uint64_t stream, int64_t offset) {
+__global__ void __launch_bounds__(kThreads, 3) randomNormalKernel(Ptr<float> y, int64_t n, float std, PhiloxKey key, uint64_t stream, int64_t offset) {
   const int64_t stride = int64_t(gridDim.x) * blockDim.x;
   for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += stride) {
     const PhiloxWords w = philox(key, uint64_t(offset + i), stream);

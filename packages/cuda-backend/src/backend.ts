@@ -22,6 +22,9 @@ interface Description {
   fp8: number;
   runtime: number;
   driver: number;
+  /** Where cuBLASLt was found, and its version; empty if it was not. */
+  cublaslt: string;
+  cublasltError: string;
 }
 
 /** What captured graphs did: how often one was launched, took new arguments, had to be made. */
@@ -29,6 +32,13 @@ export interface GraphStats {
   launches: number;
   updates: number;
   instantiations: number;
+}
+
+/** Matrix products so far: by cuBLASLt in FP8, by cuBLASLt in other dtypes, by our own kernels. */
+export interface GemmCounts {
+  fp8: number;
+  library: number;
+  own: number;
 }
 
 interface Addon {
@@ -48,7 +58,11 @@ interface Addon {
   resetProfile(): void;
   describe(): Description;
   graphs(): GraphStats;
+  useGraphs(on: number): void;
+  gemms(): GemmCounts;
+  ownGemm(on: number): void;
   races?(on: number, seed: number): void;
+  faulty?(kind: string): void;
   kernels: NativeKernels;
 }
 
@@ -65,9 +79,18 @@ export interface CudaBackend extends Backend {
   /** Calls and host milliseconds of each kernel since the last reset. */
   profile(): Record<string, [calls: number, ms: number]>;
   resetProfile(): void;
+  /** Where cuBLASLt was found; or what was looked for, and that our own products are used instead. */
+  readonly cublaslt: string;
   graphs(): GraphStats;
+  /** Whether launches between two host reads are sent as one CUDA graph; FP8_CUDA_GRAPH=1 starts with true. */
+  useGraphs(on: boolean): void;
+  gemms(): GemmCounts;
+  /** True: products by our own kernels only. */
+  ownGemm(on: boolean): void;
   /** Simulated device only: look for races, with threads and blocks in an order shuffled by `seed`. */
   races(on: boolean, seed?: number): void;
+  /** Simulated device only: runs a kernel that is wrong on purpose (native/sim/faulty.cu). */
+  faulty(kind: string): void;
 }
 
 const built = (name: string): string => fileURLToPath(new URL(`../build/${name}.node`, import.meta.url));
@@ -143,10 +166,18 @@ function load(): CudaBackend {
     trim: addon.trim,
     profile: addon.profile,
     resetProfile: addon.resetProfile,
+    cublaslt: about.cublaslt || `${about.cublasltError}; until then our own, slower products are used`,
     graphs: addon.graphs,
+    useGraphs: (on) => addon.useGraphs(on ? 1 : 0),
+    gemms: addon.gemms,
+    ownGemm: (on) => addon.ownGemm(on ? 1 : 0),
     races(on, seed = 1) {
       if (!addon.races) throw new Error('internal: only the simulated device has a race mode');
       addon.races(on ? 1 : 0, seed);
+    },
+    faulty(kind) {
+      if (!addon.faulty) throw new Error('internal: only the simulated device has faulty kernels');
+      addon.faulty(kind);
     },
     kernels: bindKernels(addon.kernels),
   };

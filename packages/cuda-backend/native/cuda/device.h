@@ -40,6 +40,14 @@ __device__ __forceinline__ void mmaBf16(float d[4], const unsigned a[4], const u
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+/// The b of mmaBf16 out of a shared tile whose rows run along n: rows [row, row + 16) are k, columns [column, column + 8) are n.
+/// `stride` counts words of two values and is a multiple of 4.
+__device__ __forceinline__ void loadTransposed(unsigned b[2], const uint32_t* tile, int row, int column, int stride) {
+  const uint32_t* const at = tile + (row + int(threadIdx.x) % 16) * stride + column / 2;
+  const unsigned address = unsigned(__cvta_generic_to_shared(at));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];\n" : "=r"(b[0]), "=r"(b[1]) : "r"(address) : "memory");
+}
+
 cudaStream_t stream();
 /// Blocks that keep the whole device busy.
 unsigned deviceBlocks();

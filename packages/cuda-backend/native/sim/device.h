@@ -93,6 +93,15 @@ inline void mmaBf16(float d[4], const unsigned a[4], const unsigned b[2]) {
   }
 }
 
+/// What ldmatrix with .trans gives each lane, read word by word.
+inline void loadTransposed(unsigned b[2], const Shared<uint32_t>& tile, int row, int column, int stride) {
+  const int n = column + sim::lane() / 4, k = row + 2 * (sim::lane() % 4);
+  tile.at((row + sim::lane() % 16) * stride + column / 2, 4, 16);  // the row of eight that this lane would point at
+  const auto half = [&](int r) { return uint32_t(tile[r * stride + n / 2]) >> (n % 2 ? 16 : 0) & 0xffffu; };
+  b[0] = half(k) | half(k + 1) << 16;
+  b[1] = half(k + 8) | half(k + 9) << 16;
+}
+
 unsigned deviceBlocks();
 void beforeLaunch();
 [[noreturn]] void throwCuda(cudaError_t error, const char* what);

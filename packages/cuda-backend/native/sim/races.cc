@@ -25,9 +25,9 @@ int64_t warpIntervals[32];
 int currentBlock = 0;
 
 /// True if nothing orders `before` before the access `now`.
-bool unordered(const Stamp& before, const Stamp& now) {
+bool unordered(const Stamp& before, const Stamp& now, bool shared) {
   if (before.epoch != now.epoch) return false;
-  if (before.block != now.block) return true;
+  if (before.block != now.block) return !shared;
   if (before.thread == now.thread || before.interval != now.interval) return false;
   return before.thread / 32 != now.thread / 32 || before.warpInterval == now.warpInterval;
 }
@@ -52,16 +52,16 @@ void nextInterval() { interval++; }
 void nextWarpInterval(int warp) { warpIntervals[warp]++; }
 void nextEpoch() { epoch++; }
 
-void recordAccess(const void* address, Access kind, const char* name, int64_t index, int thread) {
+void recordAccess(const void* address, Access kind, const char* name, int64_t index, int thread, bool shared) {
   Cell& c = cells[address];
   const Stamp now{epoch, interval, warpIntervals[thread / 32], currentBlock, thread, kind == Access::atomic};
   const bool writes = kind != Access::read;
-  if (unordered(c.write, now) && !(c.write.atomic && now.atomic)) race(c.write, name, index, true, writes);
+  if (unordered(c.write, now, shared) && !(c.write.atomic && now.atomic)) race(c.write, name, index, true, writes);
   if (writes) {
     for (const Stamp& r : c.reads)
-      if (unordered(r, now) && !(r.atomic && now.atomic)) race(r, name, index, false, true);
+      if (unordered(r, now, shared) && !(r.atomic && now.atomic)) race(r, name, index, false, true);
     c.write = now;
-  } else if (c.reads[0].epoch != now.epoch || c.reads[0].thread == thread || !unordered(c.reads[0], now)) {
+  } else if (c.reads[0].epoch != now.epoch || c.reads[0].thread == thread || !unordered(c.reads[0], now, shared)) {
     c.reads[0] = now;
   } else {
     c.reads[1] = now;

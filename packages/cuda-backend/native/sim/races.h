@@ -13,6 +13,7 @@ void nextInterval();
 void nextWarpInterval(int warp);
 /// See acquire() in sim.h.
 void nextEpoch();
-void recordAccess(const void* address, Access kind, const char* name, int64_t index, int thread);
+/// @param shared the address lies in the block's shared memory, which the next block has again
+void recordAccess(const void* address, Access kind, const char* name, int64_t index, int thread, bool shared);
 
 }  // namespace fp8lm::sim

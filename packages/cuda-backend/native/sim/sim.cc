@@ -300,7 +300,9 @@ void* shared(const void* key, size_t bytes) {
 
 void record(const void* address, Access kind, const char* name, int64_t index) {
   Device& d = device();
-  if (d.current >= 0) recordAccess(address, kind, name, index, d.current);
+  const auto* const at = static_cast<const unsigned char*>(address);
+  const bool shared = at >= d.arena.data() && at < d.arena.data() + d.arena.size();
+  if (d.current >= 0) recordAccess(address, kind, name, index, d.current, shared);
 }
 
 void acquire() { nextEpoch(); }

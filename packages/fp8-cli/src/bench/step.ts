@@ -154,7 +154,7 @@ interface Profiled extends Backend {
   peakGflops(arithmetic: 'bf16' | 'f32', seconds?: number): number;
 }
 
-const hasProfile = (backend: Backend): backend is Profiled => 'profile' in backend;
+const hasProfile = (backend: Backend): backend is Profiled => 'profile' in backend && 'peakGflops' in backend;
 
 /** Multiplications and additions of one step's products: 6 a weight and token, and attention's two products. */
 function stepFlops(c: GptConfig, params: number, sequences: number, seq: number): number {

@@ -1,0 +1,68 @@
+// Whole training steps on random tokens, each model and recipe in a process of its own (memory starts empty, and one that
+// does not fit ends alone), by `fp8lm bench step --json`.
+import { spawnSync } from 'node:child_process';
+import { join } from 'node:path';
+import type { CudaBackend } from 'cuda-backend';
+
+export interface ModelResult {
+  preset: string;
+  recipe: string;
+  batch: number;
+  tokensPerSecond: number | null;
+  tflops: number | null;
+  peakGiB: number | null;
+  /** Why there is no figure, for example that it does not fit. */
+  failure: string | null;
+}
+
+const recipes = ['bf16', 'te', 'o1', 'o2', 'o3'];
+const onChip = [
+  { preset: 'gpt2-124m', seq: 1024, batches: [16] },
+  { preset: 'gpt2-1.5b', seq: 1024, batches: [4, 8, 16] },
+  { preset: 'gpt-7b', seq: 2048, batches: [1, 2, 4] },
+];
+
+/** Equal micro-batches side by side; of a model's best micro-batch the reader picks the row. */
+export function measureModels(backend: CudaBackend, steps: number): ModelResult[] {
+  const models = backend.simulated ? [{ preset: 'gpt-nano', seq: 16, batches: [1] }] : onChip;
+  const chosen = backend.simulated ? ['o2'] : recipes;
+  return models.flatMap(({ preset, seq, batches }) =>
+    batches.flatMap((batch) => chosen.map((recipe) => measure(backend, preset, recipe, batch, seq, steps))),
+  );
+}
+
+function measure(
+  backend: CudaBackend,
+  preset: string,
+  recipe: string,
+  batch: number,
+  seq: number,
+  steps: number,
+): ModelResult {
+  const row = { preset, recipe, batch, tokensPerSecond: null, tflops: null, peakGiB: null, failure: null };
+  const command = join(import.meta.dirname, '../../packages/fp8-cli/bin/fp8lm.mjs');
+  const flags = { preset, recipe, batch, seq, steps: backend.simulated ? 1 : steps, warmup: backend.simulated ? 1 : 5 };
+  const args = Object.entries(flags).flatMap(([name, value]) => [`--${name}`, String(value)]);
+  const { status, stdout, stderr } = spawnSync(
+    process.execPath,
+    [command, 'bench', 'step', '--device', 'cuda', '--json', ...args],
+    {
+      encoding: 'utf8',
+      env: { ...process.env, FP8_CUDA_GRAPH: process.env.FP8_CUDA_GRAPH ?? '1' },
+      maxBuffer: 1 << 26,
+    },
+  );
+  if (status !== 0)
+    return {
+      ...row,
+      failure: /out of memory/.test(stderr) ? 'does not fit' : (stderr.trim().split('\n').at(-1) ?? 'failed'),
+    };
+  const { tokensPerSecond, stepMs, gflops, memory } = JSON.parse(stdout) as {
+    tokensPerSecond: number;
+    stepMs: number;
+    gflops: number;
+    memory: { totalPeak: number };
+  };
+  if (backend.simulated) return row;
+  return { ...row, tokensPerSecond, tflops: stepMs > 0 ? gflops / 1e3 : null, peakGiB: memory.totalPeak / 2 ** 30 };
+}
