@@ -184,7 +184,7 @@ async function buildDevice({ linked }) {
     '-gencode=arch=compute_90,code=compute_90',
     ...includes(),
   ];
-  const language = () => [];
+  const language = (file) => (file.endsWith('.cc') ? ['-x', 'cu'] : []); // they include device.h too
   const files = [...filesIn(native, /\.(cu|cc)$/), ...filesIn(join(native, 'cuda'), /\.(cu|cc)$/)];
   const objects = await compileAll({ compiler, flags, kind: 'device', language }, files);
   if (linked)
