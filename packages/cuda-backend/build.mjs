@@ -9,7 +9,7 @@
 // Objects are cached by a hash of compiler, flags, source and every header it includes.
 import { execFile, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmdirSync, rmSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { basename, dirname, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -92,7 +92,6 @@ async function compile({ compiler, flags, kind, language }, file) {
   }
   const warnings = result.text.split('\n').filter((line) => /\bwarning\b/i.test(line));
   if (warnings.length) console.error(warnings.join('\n'));
-  const { writeFileSync } = await import('node:fs');
   writeFileSync(object.replace(/\.o$/, '.txt'), result.text);
   renameSync(aside, object);
   say(`compiled ${basename(file)} in ${((Date.now() - start) / 1000).toFixed(1)} s`);
@@ -227,24 +226,33 @@ function report(text) {
   return spills;
 }
 
-/** Two builds of one kind at once would write the same files: the second waits. */
+/** Two builds of one kind at once would write the same files: the second waits, unless the first is gone. */
 async function locked(kind, work) {
   mkdirSync(out, { recursive: true });
   const lock = join(out, `lock-${kind}`);
   for (let waited = 0; ; waited++) {
     try {
-      mkdirSync(lock);
+      writeFileSync(lock, String(process.pid), { flag: 'wx' });
       break;
     } catch {
-      const age = existsSync(lock) ? Date.now() - statSync(lock).mtimeMs : 0;
-      if (age > 600_000) rmdirSync(lock);
-      if (waited > 6000) fail(`cuda-backend: another build holds ${lock}; remove it if none runs`);
+      if (!isAlive(lock)) rmSync(lock, { force: true });
+      if (waited > 9000) fail(`cuda-backend: another build holds ${lock}; remove it if none runs`);
       await new Promise((done) => setTimeout(done, 100));
     }
   }
-  process.on('exit', () => rmSync(lock, { recursive: true, force: true }));
+  process.on('exit', () => rmSync(lock, { force: true }));
   await work();
-  rmSync(lock, { recursive: true, force: true });
+  rmSync(lock, { force: true });
+}
+
+/** Whether the process that wrote a lock still runs. */
+function isAlive(lock) {
+  try {
+    process.kill(Number(readFileSync(lock, 'utf8')) || process.pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 const both = !has('--sim') && !has('--device') && !has('--report');
