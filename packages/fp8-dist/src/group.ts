@@ -213,7 +213,11 @@ export class Group {
 
   /** The last collective of a communicator; `Communicator.close` calls it. */
   leave(): Work {
-    return this.start({ code: 'close', input: [], bounds: Array(this.size + 1).fill(0) });
+    const plan: Plan = { code: 'close', input: [], bounds: Array(this.size + 1).fill(0) };
+    // On the lane first, where a rank that calls something else sees it at once. The farewell itself is the comm worker's, which
+    // must not mistake what follows it for a death.
+    if (this.laneChannel >= 0) this.start(plan).wait();
+    return this.start(plan, true);
   }
 
   /**
@@ -282,7 +286,7 @@ export class Group {
     return doneWork(undefined);
   }
 
-  private start(plan: Plan): Work {
+  private start(plan: Plan, byWorker = false): Work {
     const { code, input, channel } = plan;
     const out = plan.out ?? null;
     const dtype = this.sameDType(code, [...input, ...(out ?? [])]);
@@ -308,8 +312,7 @@ export class Group {
       timeoutMs: this.hasMet ? this.comm.timeoutMs : this.comm.firstTimeoutMs,
       onMet: this.onMet,
     };
-    // The farewell is the comm worker's, which must not mistake what follows it for a death.
-    const onLane = this.laneChannel >= 0 && !channel && code !== 'close';
+    const onLane = this.laneChannel >= 0 && !channel && !byWorker;
     const work = onLane ? postToLane(plan, call, this.laneChannel) : postToWorker(plan, call);
     this.nextSeq.set(id, opSeq);
     return work;

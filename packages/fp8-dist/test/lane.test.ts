@@ -64,6 +64,12 @@ describe.skipIf(!there)('the lane', () => {
     });
   }
 
+  it('names a rank that leaves while others go on', async () => {
+    const [stayed] = await runProcesses<{ kind: string; message: string }>(2, module, ['leave', 8]);
+    expect(stayed.kind).toBe('mismatch');
+    expect(stayed.message).toMatch(/#2 on world: rank 0 \(this one\) called allReduce.*, rank 1 called close/);
+  });
+
   it('lets no other process write, shrink or keep its memory', async () => {
     const { folder, done } = jobFolder();
     const ranks = startRanks(2, module, ['hold', 1500], { FP8_JOB_FOLDER: folder });

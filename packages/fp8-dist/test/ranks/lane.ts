@@ -92,6 +92,20 @@ const bodies: Record<string, (comm: Communicator, argument: number) => unknown> 
     }
   },
 
+  /** Rank 1 leaves while the others go on. */
+  leave({ world, rank }, n) {
+    const x = new Float32Array(n);
+    world.allReduce(x).wait();
+    if (rank === 1) return null;
+    try {
+      world.allReduce(x).wait();
+    } catch (error) {
+      if (error instanceof DistError) return { kind: error.kind, message: error.message };
+      throw error;
+    }
+    return { kind: 'none', message: '' };
+  },
+
   /** Tells where its block is, and waits until it is released. */
   async hold({ world }, ms) {
     const fd = readdirSync('/proc/self/fd').find((f) => {
