@@ -7,6 +7,7 @@
 //   - the status of the awaited rank in the message of an expired deadline.
 
 import type { Engine } from '../engine/engine.ts';
+import { fold } from '../engine/descriptor.ts';
 import type { DistError } from '../errors.ts';
 import { encodeHeader, type Frame, type FrameKind, headerBytes } from '../link/frame.ts';
 import type { Datagrams } from '../transport/datagrams.ts';
@@ -47,6 +48,8 @@ interface Peer {
   step: number;
   /** Where its main thread sleeps: name of the group, channel and number, or null. */
   asleep: { group: number; channel: number; opSeq: number; ms: number; awaitsUs: boolean; text: string } | null;
+  /** The sleep of ours that it has heard of and not entered; see `sleepKey`. */
+  denies: number;
 }
 
 const launcherPid = Number(process.env.FP8_LAUNCHER_PID ?? 0);
@@ -76,6 +79,7 @@ export class Liveness {
       progressAt: now,
       step: 0,
       asleep: null,
+      denies: 0,
     }));
     this.timer = setInterval(() => this.tick(), tickMs);
   }
@@ -144,7 +148,8 @@ export class Liveness {
         blamed,
       );
     }
-    // Beats: chunk = progress, slot = 1 while asleep, 2 while asleep and waiting for us, ack = ms asleep, seq is 0.
+    // Beats: chunk = progress, slot = 1 while asleep, 2 while asleep and waiting for us, ack = ms asleep, seq = the collective in
+    // which this rank sleeps as far as the sender knows, if the sender has not entered it.
     if (frame.chunk !== from.progress) {
       from.progress = frame.chunk;
       from.progressAt = now;
@@ -152,6 +157,7 @@ export class Liveness {
     from.step = Number(step) || 0;
     const { group, channel, opSeq, slot, ack } = frame;
     from.asleep = slot ? { group, channel, opSeq, ms: ack, awaitsUs: slot === 2, text: name ?? '' } : null;
+    from.denies = frame.seq;
     this.findDeadlock(frame.from);
   }
 
@@ -162,8 +168,10 @@ export class Liveness {
     const mine = this.o.sleepingIn();
     if (!theirs || !mine || theirs.ms < 2 * beatMs || asleepMs(mine) < 2 * beatMs) return;
     if (!mine.absent.includes(rank)) return;
-    // What this rank has entered is on its way to them, however slow the network.
+    // What either has entered is on its way to the other, however slow the network: this rank knows what it has entered itself,
+    // and must have heard from the other that it knows of this sleep and has not entered that collective.
     if (this.o.hasPosted(theirs.group, theirs.channel, theirs.opSeq) || !theirs.awaitsUs) return;
+    if (this.peers[rank].denies !== sleepKey(mine)) return;
     engine.fail(
       'mismatch',
       `rank ${engine.rank} (this one) waits in ${mine.name}, rank ${rank} waits in ${theirs.text}, ` +
@@ -241,8 +249,15 @@ export class Liveness {
       chunk: Atomics.load(control.words, word.progress) >>> 0,
       slot: sleep ? (sleep.absent.includes(to) ? 2 : 1) : 0,
       ack: sleep ? asleepMs(sleep) : 0,
+      seq: this.deniedTo(to),
     });
     this.toAll('beat', text, fields, overAll);
+  }
+
+  /** The collective in which `rank` sleeps as far as its beats tell, if this rank has not entered it; else 0. */
+  private deniedTo(rank: number): number {
+    const { asleep } = this.peers[rank];
+    return asleep && !this.o.hasPosted(asleep.group, asleep.channel, asleep.opSeq) ? sleepKey(asleep) : 0;
   }
 
   /** Tells all others why this rank gives up. */
@@ -266,8 +281,8 @@ export class Liveness {
       if (to === engine.rank) continue;
       const message = Buffer.allocUnsafe(headerBytes + payload.length);
       payload.copy(message, headerBytes);
-      const plain = { group: 0, channel: 0, opSeq: 0, chunk: 0, slot: 0, ack: 0 };
-      const addressed = { from: engine.rank, to, generation: engine.generation, seq: 0, payloadBytes: payload.length };
+      const plain = { group: 0, channel: 0, opSeq: 0, chunk: 0, slot: 0, ack: 0, seq: 0 };
+      const addressed = { from: engine.rank, to, generation: engine.generation, payloadBytes: payload.length };
       encodeHeader(message, { kind, carrier: 'inline', ...plain, ...fields(to), ...addressed }, payload);
       if (overAll) transport.send(to, [message]);
       // A farewell must not overtake what it ends.
@@ -275,6 +290,10 @@ export class Liveness {
     }
   }
 }
+
+/** Names a collective in one number, never 0. */
+const sleepKey = ({ group, channel, opSeq }: { group: number; channel: number; opSeq: number }): number =>
+  fold([group, channel, opSeq]) || 1;
 
 /** `clock` counts in 31 bits and wraps. */
 const asleepMs = (sleep: Sleep): number => (clock() - sleep.since) & 0x7fffffff;
