@@ -20,10 +20,15 @@ export function networkMissing(): string | null {
   if (process.getuid?.() !== 0) return 'not root';
   const missing = ['ip', 'nft', 'ss'].filter((c) => !has(c));
   if (missing.length) return `no ${missing.join(', ')}`;
-  const probe = `fp8t${process.pid}p`;
-  if (spawnSync('ip', ['netns', 'add', probe]).status !== 0) return 'network namespaces are not allowed';
-  spawnSync('ip', ['netns', 'del', probe]);
-  return null;
+  try {
+    const machines = twoMachines();
+    machines.loss(30);
+    machines.remove();
+    return null;
+  } catch (error) {
+    for (const end of ['a', 'b']) spawnSync('ip', ['netns', 'del', `fp8t${process.pid}n${made - 1}${end}`]);
+    return (error as Error).message;
+  }
 }
 
 export interface Machines {

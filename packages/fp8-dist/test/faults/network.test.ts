@@ -1,9 +1,9 @@
-// F4, F6 between two machines: network namespaces of their own, a launcher on each, CURVE on. FAULTS=all: full size; F6 runs
-// FAULTS_MINUTES (30). Skipped where namespaces cannot be made (not root, no `ip` or `nft`).
+// F4, F6 between two machines: network namespaces of their own, a launcher on each, CURVE on. FAULTS=all: full size, FAULTS_ROUNDS=first:last a
+// slice of the cuts; F6 runs FAULTS_MINUTES (30). Skipped where namespaces cannot be made (not root, no `ip` or `nft`).
 import { existsSync, mkdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
 import { afterAll, describe, expect, it } from 'vitest';
 import { curveKeys, newJobKey } from '../../src/rendezvous/security.ts';
-import { isRunning, leftovers, ownTmp, percentiles, times, unprotected, watchLag } from '../jobs.ts';
+import { isRunning, leftovers, ownTmp, percentiles, rounds, times, unprotected, watchLag } from '../jobs.ts';
 import { type MachineJob, type Machines, networkMissing, startMachines, twoMachines } from '../network.ts';
 
 const missing = networkMissing();
@@ -40,7 +40,7 @@ describe.skipIf(missing)('between two machines', { timeout: full ? 7_200_000 : 2
       expect(calm).toMatchObject({ codes: [0, 0], failures: [], reports: [] });
       expect(calm.digests).toHaveLength(1);
       const silences: number[] = [];
-      for (let round = 0; round < times(2, 50); round++) {
+      for (const round of rounds(2, 50)) {
         const job = startMachines(machines, 2, env);
         await job.running;
         await pause(Math.random() * 300);
@@ -120,7 +120,7 @@ describe.skipIf(missing)('between two machines', { timeout: full ? 7_200_000 : 2
     it(`a lasting cut is named on both machines (${way})`, async () => {
       const found: number[] = [];
       await withMachines(async (machines) => {
-        for (let round = 0; round < times(1, 25); round++) {
+        for (const _ of rounds(1, 25)) {
           machines.plugged(true);
           machines.loss(0);
           const job = startMachines(machines, 2, {});
