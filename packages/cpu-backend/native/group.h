@@ -60,15 +60,17 @@ template <class T> FP8_INLINE __m512i exactF8(F32 x) {
 }
 #endif
 
-/// Stores values known to be finite and within the range of T (f32 and bf16: any value).
-template <class T> FP8_INLINE void storeGroup(T* p, const Group& x) {
+/// Stores values known to be finite and within the range of T (f32 and bf16: any value). stream: fp8 goes past the caches, where
+/// p is aligned to 64; `streamed` after the last.
+template <class T, bool stream = false> FP8_INLINE void storeGroup(T* p, const Group& x) {
 #if FP8_VEC_AVX512
   if constexpr (sizeof(T) == 1) {
     const __m512i ab = _mm512_packus_epi32(exactF8<T>(x.v[0]), exactF8<T>(x.v[1]));
     const __m512i cd = _mm512_packus_epi32(exactF8<T>(x.v[2]), exactF8<T>(x.v[3]));
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     const __m512i y = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(ab, cd));
-    memcpy(static_cast<void*>(p), &y, 64);
+    if (stream && (reinterpret_cast<uintptr_t>(p) & 63) == 0) _mm512_stream_si512(reinterpret_cast<__m512i*>(p), y);
+    else memcpy(static_cast<void*>(p), &y, 64);
     return;
   }
   if constexpr (isSame<T, F16>) {
@@ -80,6 +82,13 @@ template <class T> FP8_INLINE void storeGroup(T* p, const Group& x) {
   }
 #endif
   for (int k = 0; k < 4; k++) store(p + 16 * k, x.v[k]);
+}
+
+/// Makes streamed stores visible to other threads before what follows.
+FP8_INLINE void streamed() {
+#if FP8_VEC_AVX512
+  _mm_sfence();
+#endif
 }
 
 template <class T> FP8_INLINE Group loadGroup(const T* p) {

@@ -68,14 +68,14 @@ template <class Y> struct Sink {
     }
   }
   /// The common case takes the short way: no value of the group is NaN or out of range, as its largest magnitude shows.
-  FP8_INLINE void putGroup(int64_t i, const Group& x) {
+  template <bool stream = false> FP8_INLINE void putGroup(int64_t i, const Group& x) {
     if constexpr (isSame<Y, Nowhere>) return;
     else if constexpr (isScaled<Y>) {
       AmaxSink group;
       for (int k = 0; k < 4; k++) group.put(x.v[k]);
       if (allAtMost(floatOf(group.bits) * scale, maxStored<Y>)) {
         largest.bits = max(largest.bits, group.bits);
-        storeGroup(y + i, Group{{x.v[0] * scale, x.v[1] * scale, x.v[2] * scale, x.v[3] * scale}});
+        storeGroup<Y, stream>(y + i, Group{{x.v[0] * scale, x.v[1] * scale, x.v[2] * scale, x.v[3] * scale}});
         return;
       }
       for (int k = 0; k < 4; k++) put(i + k * kLanes, x.v[k], kLanes);
