@@ -118,7 +118,7 @@ mkdirSync(out, { recursive: true });
 const archive = join(out, `fp8lm-${target}.tar.gz`);
 const tar = spawnSync('tar', ['-czf', archive, '-C', folder, 'fp8lm'], {
   encoding: 'utf8',
-  env: { ...process.env, GZIP: '-9' },
+  env: process.env,
 });
 if (tar.status !== 0) fail(`tar failed: ${tar.stderr}`);
 const { size } = statSync(archive);
