@@ -6,7 +6,7 @@ import type { OpCode } from './engine/descriptor.ts';
 import type { Lane } from './lane/lane.ts';
 import type { ReduceOp } from './math/math.ts';
 import { type Operand, sizeOf, type Staged, stage, stageForLane } from './operand.ts';
-import { LaneWork, PostedWork, type Work } from './work.ts';
+import { StartedWork, type Work } from './work.ts';
 
 export interface ReduceOptions {
   /** Default `sum`. `mean` is the sum divided by the group's size; for scaled dtypes the division goes into the scale. */
@@ -116,7 +116,8 @@ export function postToLane(plan: Plan, call: Call, channel: number): Work {
       inputs: staged.map((s) => s.region),
       outputs: stagedOut?.map((s) => s.region) ?? null,
     });
-    return new LaneWork(lane, op, call.timeoutMs, finish, drop);
+    const running = { isDone: () => lane.isDone(op), sleep: () => lane.wait(op, call.timeoutMs) };
+    return new StartedWork(running, finish, drop);
   } catch (error) {
     drop();
     throw error;
@@ -143,7 +144,8 @@ export function postToWorker(plan: Plan, call: Call): Work {
       scales,
       timeoutMs,
     });
-    return new PostedWork(comm, slot, timeoutMs, finish, drop);
+    const running = { isDone: () => comm.isSlotDone(slot), sleep: () => comm.sleep(slot, timeoutMs) };
+    return new StartedWork(running, finish, drop);
   } catch (error) {
     drop();
     throw error;
