@@ -83,7 +83,7 @@ export async function runProcesses<T>(
 ): Promise<T[]> {
   const { folder, done } = jobFolder();
   try {
-    const wiring = env.MASTER_PORT ? {} : { FP8_JOB_FOLDER: folder };
+    const wiring: Record<string, string> = env.MASTER_PORT ? {} : { FP8_JOB_FOLDER: folder };
     const ranks = startRanks(size, module, argument, { ...wiring, ...env });
     const ended = await Promise.all(ranks.map((r) => r.ended));
     return ended.map(({ rank, code, signal, out, err }) => {

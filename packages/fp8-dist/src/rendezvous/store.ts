@@ -12,7 +12,8 @@ type ZeroMQ = typeof import('zeromq');
 
 const bounds = { linger: 1000, maxMessageSize: maxMessageBytes, handshakeInterval: 3000, backlog: 512 };
 const joinFields: Record<string, FieldType> = { version: 'int', size: 'int', job: 'string', ...memberFields };
-const version = 2;
+/** Version of the messages; ranks of different ones refuse each other. */
+export const version = 2;
 
 export interface Table {
   generation: number;

@@ -7,7 +7,7 @@ import { PassThrough } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { afterAll, describe, expect, it } from 'vitest';
 import { launch } from '../../src/index.ts';
-import { isRunning, leftovers, ownTmp, rankLines, rounds } from '../jobs.ts';
+import { isRunning, leftovers, ownTmp, rankLines, rounds, times } from '../jobs.ts';
 
 const full = process.env.FAULTS === 'all';
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -57,7 +57,7 @@ async function problemsOf(round: number, env: Record<string, string> = {}): Prom
   return problems;
 }
 
-describe('jobs', { timeout: 7_200_000 }, () => {
+describe('jobs', { timeout: times(240_000, 7_200_000) }, () => {
   it('start and end, and leave nothing behind', async () => {
     const list = rounds(4, 1000);
     const start = performance.now();

@@ -11,7 +11,7 @@ import { encodeHeader, type Header, headerBytes } from '../../src/link/frame.ts'
 import type { Member } from '../../src/rendezvous/member.ts';
 import { pack, unpack } from '../../src/rendezvous/messages.ts';
 import { curveKeys, newJobKey } from '../../src/rendezvous/security.ts';
-import { meet } from '../../src/rendezvous/store.ts';
+import { meet, version } from '../../src/rendezvous/store.ts';
 import { serveZap, type ZapHandler } from '../../src/rendezvous/zap.ts';
 import { bindInbox } from '../../src/transport/zeromq.ts';
 import { freePort } from '../processes.ts';
@@ -66,7 +66,7 @@ async function workingPair() {
 
 const sound = { wrong: 0, dropped: 0, failures: [null, null] };
 
-describe('strangers', { timeout: 1_800_000 }, () => {
+describe('strangers', { timeout: times(120_000, 1_800_000) }, () => {
   const stranger = zmq.curveKeyPair();
   const impostors: [string, ConstructorParameters<typeof zmq.Push>[0]][] = [
     ['no mechanism', {}],
@@ -174,6 +174,7 @@ describe('strangers', { timeout: 1_800_000 }, () => {
       udp: null,
       arenaFd: null,
       arenaBytes: null,
+      laneFd: null,
     });
     const job = (rank: number) => ({ rank, size: 3, store, job: 'this', keys, timeoutMs: 600_000 });
     const all = [0, 1].map((rank) => meet(zmq, job(rank), member(rank)));
@@ -185,7 +186,7 @@ describe('strangers', { timeout: 1_800_000 }, () => {
       for (let i = 0; i < tries; i++) {
         const rank = kind === 'taken' ? 1 : 2;
         await socket.send(
-          pack({ version: 1, size: 3, job: kind === 'taken' ? 'this' : 'that', ...member(rank), pid: 6666 }),
+          pack({ version, size: 3, job: kind === 'taken' ? 'this' : 'that', ...member(rank), pid: 6666 }),
         );
         const answer = unpack((await socket.receive())[0]) as { kind: string; reason: string };
         const expected = kind === 'taken' ? /rank 1 has already joined/ : /another job/;
@@ -195,7 +196,7 @@ describe('strangers', { timeout: 1_800_000 }, () => {
     }
     all.push(meet(zmq, job(2), member(2)));
     const tables = (await Promise.all(all)).map((r) => r.table);
-    await Promise.all((await Promise.all(all)).map((r) => r.ready([])));
+    await Promise.all((await Promise.all(all)).map((r) => r.ready({ arenas: [], lanes: [] })));
     expect(counts).toEqual({ other: tries, taken: tries });
     for (const t of tables) expect(t.members.map((m) => m.pid)).toEqual([1000, 1001, 1002]);
   });

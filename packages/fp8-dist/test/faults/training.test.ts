@@ -76,7 +76,7 @@ function bits(out: string): Record<string, string> {
 const ranksOf = (launcher: number): number[] =>
   readFileSync(`/proc/${launcher}/task/${launcher}/children`, 'utf8').trim().split(/\s+/).filter(Boolean).map(Number);
 
-describe.skipIf(process.platform !== 'linux')('training', { timeout: 3_600_000 }, () => {
+describe.skipIf(process.platform !== 'linux')('training', { timeout: times(240_000, 3_600_000) }, () => {
   it('ends when a rank is killed, and goes on from its last checkpoint to the same bits', async () => {
     mkdirSync(ownTmp, { recursive: true });
     const calm = join(ownTmp, 'calm');
