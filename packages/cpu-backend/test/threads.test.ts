@@ -8,7 +8,7 @@ const addon = fileURLToPath(new URL('../build/cpu_backend.node', import.meta.url
 
 /** Threads that a process of its own would use. */
 function threadsWith(environment: Record<string, string>): number {
-  const program = `console.log(require(${JSON.stringify(addon)}).describe().threads)`;
+  const program = `process.stdout.write(String(require(${JSON.stringify(addon)}).describe().threads))`;
   const env: NodeJS.ProcessEnv = { ...process.env, ...environment };
   for (const name of ['FP8_THREADS', 'LOCAL_WORLD_SIZE']) if (!(name in environment)) delete env[name];
   return Number(execFileSync(process.execPath, ['-e', program], { env, encoding: 'utf8' }));
