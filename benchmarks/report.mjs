@@ -14,8 +14,12 @@ function git(root, ...args) {
 
 /** The machine, time and commit that a figure belongs to, and the command that gave it. */
 export function provenance(root, command) {
-  const commit = git(root, 'rev-parse', '--short=12', 'HEAD') ?? 'unknown';
-  const dirty = git(root, 'status', '--porcelain', '--untracked-files=no') ? ' with local changes' : '';
+  // A bundle knows the commit it was packed from.
+  const commit = process.env.FP8LM_COMMIT ?? git(root, 'rev-parse', '--short=12', 'HEAD') ?? 'unknown';
+  const dirty =
+    !process.env.FP8LM_COMMIT && git(root, 'status', '--porcelain', '--untracked-files=no')
+      ? ' with local changes'
+      : '';
   return {
     date: new Date().toISOString(),
     cpu: cpus()[0]?.model ?? 'unknown',

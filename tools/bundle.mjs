@@ -3,7 +3,8 @@
 //
 //   node tools/bundle.mjs [--out FOLDER]     writes FOLDER/fp8lm-<platform>-<arch>.tar.gz (default: build)
 //
-// In it: `./fp8lm.sh …` (the command), `./check [kernel]` (the case table on `FP8_CUDA=sim` or the device).
+// In it: `./fp8lm.sh …` (the command), `./check [kernel]` (the case table on `FP8_CUDA=sim` or the device), `./bench …`
+// (`npm run bench:gpu`).
 import { spawnSync } from 'node:child_process';
 import {
   chmodSync,
@@ -98,7 +99,13 @@ writeFileSync(
   join(top, 'check.mjs'),
   `// The table of kernel cases on the CUDA device, or with FP8_CUDA=sim on the simulated one.
 import { checkCases, cudaBackend } from 'cuda-backend';
-const backend = cudaBackend();
+let backend;
+try {
+  backend = cudaBackend();
+} catch (error) {
+  console.error(error.message);
+  process.exit(2);
+}
 console.log(backend.describe());
 const { passed, failures } = checkCases(backend, process.argv[2]);
 for (const line of failures) console.error(line);
@@ -106,13 +113,29 @@ console.log(\`\${passed} passed, \${failures.length} failed\`);
 process.exitCode = failures.length ? 1 : 0;
 `,
 );
+const compiled = spawnSync(
+  process.execPath,
+  [
+    join(root, 'node_modules/typescript/bin/tsc'),
+    '-p',
+    join(root, 'benchmarks/gpu'),
+    '--outDir',
+    join(top, 'benchmarks'),
+  ],
+  { encoding: 'utf8' },
+);
+if (compiled.status !== 0) fail(`benchmarks/gpu does not compile:\n${compiled.stdout}`);
+cpSync(join(root, 'benchmarks/gpu/torch_gpu.py'), join(top, 'benchmarks/gpu/torch_gpu.py'));
+const commit = spawnSync('git', ['describe', '--always', '--dirty', '--abbrev=12'], { cwd: root, encoding: 'utf8' });
 const script = (command) => `#!/bin/sh
 here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
+export FP8LM_COMMIT=${commit.stdout?.trim() || 'unknown'}
 exec "$here/node" ${command} "$@"
 `;
 writeFileSync(join(top, 'fp8lm.sh'), script('"$here/node_modules/fp8-cli/bin/fp8lm.mjs"'));
 writeFileSync(join(top, 'check'), script('"$here/check.mjs"'));
-for (const name of ['fp8lm.sh', 'check', 'node']) chmodSync(join(top, name), 0o755);
+writeFileSync(join(top, 'bench'), script('"$here/benchmarks/gpu/run.js"'));
+for (const name of ['fp8lm.sh', 'check', 'bench', 'node']) chmodSync(join(top, name), 0o755);
 
 mkdirSync(out, { recursive: true });
 const archive = join(out, `fp8lm-${target}.tar.gz`);

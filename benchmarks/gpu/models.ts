@@ -1,7 +1,7 @@
 // Whole training steps on random tokens, each model and recipe in a process of its own (memory starts empty, and one that
 // does not fit ends alone), by `fp8lm bench step --json`.
 import { spawnSync } from 'node:child_process';
-import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import type { CudaBackend } from 'cuda-backend';
 
 export interface ModelResult {
@@ -40,7 +40,7 @@ function measure(
   steps: number,
 ): ModelResult {
   const row = { preset, recipe, batch, tokensPerSecond: null, tflops: null, peakGiB: null, failure: null };
-  const command = join(import.meta.dirname, '../../packages/fp8-cli/bin/fp8lm.mjs');
+  const command = fileURLToPath(new URL('../bin/fp8lm.mjs', import.meta.resolve('fp8-cli')));
   const flags = { preset, recipe, batch, seq, steps: backend.simulated ? 1 : steps, warmup: backend.simulated ? 1 : 5 };
   const args = Object.entries(flags).flatMap(([name, value]) => [`--${name}`, String(value)]);
   const { status, stdout, stderr } = spawnSync(

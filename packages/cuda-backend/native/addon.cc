@@ -4,6 +4,7 @@
 #include "context.h"
 #include "cublaslt.h"
 #include "gemm.h"
+#include "timing.h"
 #if defined(FP8_SIM)
 #include "sim/faulty.h"
 #endif
@@ -84,6 +85,23 @@ static napi_value ownGemm(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
+/// {launch: [calls, milliseconds on the device]} since the last reset; only with FP8_CUDA_TIMES=1.
+static napi_value times(napi_env env, napi_callback_info info) {
+  Call call(env, info, "times", 0);
+  napi_value out;
+  napi_create_object(env, &out);
+  call.run([&] {
+    for (const auto& [name, time] : fp8lm::launchTimes()) {
+      napi_value pair;
+      napi_create_array_with_length(env, 2, &pair);
+      napi_set_element(env, pair, 0, makeNumber(env, double(time.calls)));
+      napi_set_element(env, pair, 1, makeNumber(env, time.ms));
+      napi_set_named_property(env, out, name.c_str(), pair);
+    }
+  });
+  return out;
+}
+
 #if defined(FP8_SIM)
 /// faulty(kind): a kernel that is wrong on purpose.
 static napi_value faulty(napi_env env, napi_callback_info info) {
@@ -115,6 +133,8 @@ NAPI_MODULE_INIT() {
   define(env, exports, "useGraphs", switchGraphs);
   define(env, exports, "gemms", gemms);
   define(env, exports, "ownGemm", ownGemm);
+  define(env, exports, "times", times);
+  define(env, exports, "resetTimes", plain<fp8lm::resetLaunchTimes>);
 #if defined(FP8_SIM)
   define(env, exports, "races", races);
   define(env, exports, "faulty", faulty);

@@ -128,6 +128,14 @@ int alignmentOf(const void* p) {
   return a;
 }
 
+/// For profiles: dtypes and shape, in rows as our caller counts them.
+std::string timedName(DType a, DType b, DType c, int64_t m, int64_t n, int64_t k, int flags) {
+  static const char* const names[] = {"f32", "bf16", "f16", "e4m3", "e5m2"};
+  const auto name = [](DType t) { return std::string(t <= DType::e5m2 ? names[int(t)] : "?"); };
+  return "gemm " + name(b) + " x " + name(a) + " to " + name(c) + " " + std::to_string(n) + " x " + std::to_string(m) + " x " + std::to_string(k) + (flags & 1 ? " bias" : "") +
+         (flags & 2 ? " fast" : "");
+}
+
 /// One call of the library. @returns false if it has no algorithm for it
 bool multiply(const Operand& a, const Operand& b, void* c, DType cType, int64_t m, int64_t n, int64_t k, const float* factors, const Tensor& bias, const float* scaleA, const float* scaleB, bool fast) {
   State* const s = state();
@@ -185,6 +193,7 @@ bool multiply(const Operand& a, const Operand& b, void* c, DType cType, int64_t 
   }
   if (found->second.state != lt::kSuccess) return false;
   beforeLaunch();
+  const Timed timed(timesLaunches() ? timedName(a.dtype, b.dtype, cType, m, n, k, int(bool(bias)) + 2 * int(fast)) : std::string());
   need(l.matmul(s->handle, o.desc, factors, a.data, o.a, b.data, o.b, factors + 1, c, o.c, c, o.c, &found->second.algo, s->workspace, kWorkspace, stream()), "Matmul");
   return true;
 }

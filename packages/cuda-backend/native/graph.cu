@@ -17,7 +17,7 @@ constexpr int kKept = 8;  // graphs: a training step, an evaluation, a step with
 struct Graphs {
   bool on = [] {
     const char* v = std::getenv("FP8_CUDA_GRAPH");
-    return v && *v == '1';
+    return v && *v == '1' && !timesLaunches();
   }();
   bool capturing = false;
   int64_t launches = 0;
@@ -82,7 +82,7 @@ void flushGraph() {
 /// Switches graphs on or off from here on.
 void useGraphs(bool on) {
   flushGraph();
-  graphs().on = on;
+  graphs().on = on && !timesLaunches();
 }
 
 GraphStats graphStats() { return graphs().stats; }

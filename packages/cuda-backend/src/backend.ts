@@ -54,13 +54,13 @@ interface Addon {
   resetPeak(): void;
   trim(): void;
   synchronize(): void;
-  profile(): Record<string, [calls: number, ms: number]>;
-  resetProfile(): void;
   describe(): Description;
   graphs(): GraphStats;
   useGraphs(on: number): void;
   gemms(): GemmCounts;
   ownGemm(on: number): void;
+  times(): Record<string, [calls: number, ms: number]>;
+  resetTimes(): void;
   races?(on: number, seed: number): void;
   faulty?(kind: string): void;
   kernels: NativeKernels;
@@ -76,9 +76,9 @@ export interface CudaBackend extends Backend {
   readonly capability: string;
   /** FP8 tensor cores; without them FP8 operands are decoded to BF16. */
   readonly fp8: boolean;
-  /** Calls and host milliseconds of each kernel since the last reset. */
-  profile(): Record<string, [calls: number, ms: number]>;
-  resetProfile(): void;
+  /** With FP8_CUDA_TIMES=1: calls and device milliseconds of each launch since the last reset. */
+  profile?(): Record<string, [calls: number, ms: number]>;
+  resetProfile?(): void;
   /** Where cuBLASLt was found; or what was looked for, and that our own products are used instead. */
   readonly cublaslt: string;
   graphs(): GraphStats;
@@ -164,8 +164,7 @@ function load(): CudaBackend {
     memory: addon.memory,
     resetPeak: addon.resetPeak,
     trim: addon.trim,
-    profile: addon.profile,
-    resetProfile: addon.resetProfile,
+    ...(process.env.FP8_CUDA_TIMES === '1' ? { profile: addon.times, resetProfile: addon.resetTimes } : {}),
     cublaslt: about.cublaslt || `${about.cublasltError}; until then our own, slower products are used`,
     graphs: addon.graphs,
     useGraphs: (on) => addon.useGraphs(on ? 1 : 0),

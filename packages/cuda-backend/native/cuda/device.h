@@ -3,6 +3,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "../timing.h"
+
 namespace fp8lm {
 
 template <class T> using Ptr = T*;
@@ -61,6 +63,7 @@ inline void check(cudaError_t error, const char* what) {
 template <class... P, class... A>
 void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, A&&... args) {
   beforeLaunch();
+  const Timed timed(timesLaunches() ? name : "");
   kernel<<<grid, block, 0, stream()>>>(P(args)...);
   check(cudaGetLastError(), name);
 }

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <tuple>
 
+#include "../timing.h"
 #include "access.h"
 #include "runtime.h"
 
@@ -112,6 +113,7 @@ inline void check(cudaError_t error, const char* what) {
 template <class... P, class... A>
 void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, A&&... args) {
   beforeLaunch();
+  const Timed timed(timesLaunches() ? name : "");
   simLaunch(name, grid, block, [=, call = std::make_tuple(P(args)...)] { std::apply(kernel, call); });
 }
 
