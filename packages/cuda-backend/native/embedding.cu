@@ -1,11 +1,6 @@
-// Embedding, forward and backward, and rotary positions. The backward pass adds the rows of equal tokens in the order of the
-// rows, without float atomics: the block of a token's first row adds up all of them.
-#include <stdexcept>
-#include <string>
-
+// Embedding and rotary positions.
 #include "../../fp8-kernels/native/kernels.gen.h"
-#include "context.h"
-#include "formats.h"
+#include "embedding.h"
 
 namespace fp8lm {
 
@@ -23,43 +18,6 @@ __global__ void __launch_bounds__(kThreads, 3) embeddingKernel(Ptr<Code<Y>> y, P
       if (hasPositions) v = math::add(v, positions.value((position + r / batch) * dim + c, invP));
     }
     y[r * dim + c] = Form<Y>::encode(v);
-  }
-}
-
-/// A block a row. Only the first row of each token works: it finds the others and adds all up.
-template <DType D>
-__global__ void __launch_bounds__(kThreads, 3) embeddingGradientKernel(Ptr<float> dtable, Ptr<const int32_t> tokens, Ptr<const Code<D>> dy, int64_t rows, int64_t dim, int64_t vocab, int64_t vocabStart) {
-  FP8_SHARED(unsigned, found, 1);
-  const int64_t r = blockIdx.x;
-  const int32_t token = tokens[r];
-  const int64_t at = int64_t(token) - vocabStart;
-  if (at < 0 || at >= vocab) return;
-  if (threadIdx.x == 0) found[0] = 0u;
-  __syncthreads();
-  bool earlier = false;
-  for (int64_t s = threadIdx.x; s < r; s += blockDim.x) earlier = earlier || tokens[s] == token;
-  if (earlier) atomicMaxAt(found, 0, 1u);
-  __syncthreads();
-  if (found[0] != 0u) return;
-  for (int64_t c = threadIdx.x; c < dim; c += blockDim.x) {
-    float sum = 0.0f;
-    for (int64_t s = r; s < rows; s++)
-      if (tokens[s] == token) sum = math::add(sum, Form<D>::decode(dy[s * dim + c]));
-    dtable[at * dim + c] += sum;
-  }
-}
-
-/// A block a position: its rows are those of the batch.
-template <DType D>
-__global__ void __launch_bounds__(kThreads, 3) positionGradientKernel(Ptr<float> dpositions, Ptr<const int32_t> tokens, Ptr<const Code<D>> dy, int64_t dim, int64_t vocab, int64_t vocabStart, int64_t batch, int64_t position) {
-  const int64_t t = blockIdx.x;
-  for (int64_t c = threadIdx.x; c < dim; c += blockDim.x) {
-    float sum = 0.0f;
-    for (int64_t b = 0; b < batch; b++) {
-      const int64_t r = t * batch + b, token = int64_t(tokens[r]) - vocabStart;
-      if (token >= 0 && token < vocab) sum = math::add(sum, Form<D>::decode(dy[r * dim + c]));
-    }
-    dpositions[(position + t) * dim + c] += sum;
   }
 }
 
@@ -90,18 +48,6 @@ __global__ void __launch_bounds__(kThreads, 3) ropeKernel(Ptr<Code<Y>> y, Ptr<co
   }
 }
 
-void checkMultiple(const char* name, int64_t value, const char* of, int64_t divisor) {
-  if (divisor > 0 && value % divisor == 0) return;
-  throw std::runtime_error(std::string(name) + " is " + std::to_string(value) + "; expected a multiple of " + of + " (" + std::to_string(divisor) + ")");
-}
-
-void checkPositions(int64_t position, int64_t count, int64_t end) {
-  if (position + count <= end) return;
-  throw std::runtime_error("positions [" + std::to_string(position) + ", " + std::to_string(position + count) + ") end beyond " + std::to_string(end));
-}
-
-unsigned threadsFor(int64_t dim) { return dim >= kThreads ? unsigned(kThreads) : unsigned((dim + kWarp - 1) / kWarp * kWarp); }
-
 }  // namespace
 
 void embedding_forward(const Tensor& y, const Tensor& tokens, const Tensor& table, const Tensor& positions, int64_t rows, int64_t dim, int64_t vocab, int64_t vocab_start, int64_t batch, int64_t position, int64_t max_seq) {
@@ -112,20 +58,6 @@ void embedding_forward(const Tensor& y, const Tensor& tokens, const Tensor& tabl
     constexpr DType Y = decltype(d)::value;
     launch("embedding_forward", embeddingKernel<Y>, dim3(unsigned(rows)), dim3(threadsFor(dim)), ptr<Code<Y>>(y, "y"), ptr<const int32_t>(tokens, "tokens"),
            AnyInput(table, "table"), AnyInput(positions ? positions : table, "positions"), bool(positions), dim, vocab, vocab_start, batch, position);
-  });
-}
-
-void embedding_backward(const Tensor& dtable, const Tensor& dpositions, const Tensor& tokens, const Tensor& dy, int64_t rows, int64_t dim, int64_t vocab, int64_t vocab_start, int64_t batch, int64_t position, int64_t max_seq) {
-  checkMultiple("rows", rows, "batch", batch);
-  if (dpositions) checkPositions(position, rows / batch, max_seq);
-  if (rows == 0 || dim == 0) return;
-  withAct(dy.dtype, [&](auto d) {
-    constexpr DType D = decltype(d)::value;
-    launch("embedding_backward", embeddingGradientKernel<D>, dim3(unsigned(rows)), dim3(threadsFor(dim)), ptr<float>(dtable, "dtable"), ptr<const int32_t>(tokens, "tokens"),
-           ptr<const Code<D>>(dy, "dy"), rows, dim, vocab, vocab_start);
-    if (!dpositions) return;
-    launch("embedding_backward", positionGradientKernel<D>, dim3(unsigned(rows / batch)), dim3(threadsFor(dim)), ptr<float>(dpositions, "dpositions"),
-           ptr<const int32_t>(tokens, "tokens"), ptr<const Code<D>>(dy, "dy"), dim, vocab, vocab_start, batch, position);
   });
 }
 

@@ -25,6 +25,7 @@
 #define __ballot_sync(mask, p) ::fp8lm::sim::ballot(mask, p, __LINE__)
 #define __any_sync(mask, p) (::fp8lm::sim::ballot(mask, p, __LINE__) != 0u)
 #define __threadfence() ((void)0)
+#define __popc(v) __builtin_popcount(v)
 
 #define FP8_SHARED(T, name, N)          \
   static const char name##Key = 0;      \

@@ -60,6 +60,28 @@ const backward: KernelCase[] = acts.flatMap((dy) => [
     }),
     { dtable: sums },
   ),
+  // More rows than a block sorts, tokens of more than a byte, whole vectors; every third row has the same token.
+  kernelCase(
+    'embedding_backward',
+    `${dy}, many rows`,
+    (r) => ({
+      dtable: input('f32', r.normals(700 * 16)),
+      dpositions: input('f32', r.normals(550 * 16)),
+      tokens: input(
+        'i32',
+        r.integers(2200, 90, 810).map((t, i) => (i % 3 ? t : 413)),
+      ),
+      dy: input(dy, r.normals(2200 * 16)),
+      rows: 2200,
+      dim: 16,
+      vocab: 700,
+      vocab_start: 100,
+      batch: 4,
+      position: 0,
+      max_seq: 550,
+    }),
+    { dtable: close(1e-5, 2e-6, 'float32 sums over 700 equal tokens in another order'), dpositions: sums },
+  ),
 ]);
 
 export const embeddingCases: readonly KernelCase[] = [...forward, ...backward];
