@@ -71,7 +71,7 @@ function run(): number {
     const peer = spawnSync('python3', [join(import.meta.dirname, 'torch_gpu.py'), ...tiny], { encoding: 'utf8' });
     const text = peer.status === 0 ? peer.stdout.trim() : '';
     if (text.startsWith('{')) {
-      result.peers = JSON.parse(text);
+      result.peers = text.split('\n').map((line) => JSON.parse(line));
       sections.push(`## PyTorch on the same GPU\n\n\`\`\`json\n${JSON.stringify(result.peers, null, 1)}\n\`\`\``);
     } else
       console.log(`PyTorch: left out (${(peer.stderr ?? '').trim().split('\n').at(-1) || 'python3 is not there'})`);

@@ -3,13 +3,17 @@
 //
 // FP8 (compute capability 8.9 or newer) is taken in the TN layout alone: both operands contiguous along k. Forward products
 // are; the others need a transposed copy of one or both, a byte read and a byte written an element. Dims that are no
-// multiples of 16, or addresses, are made so by a padded copy, and the result is cut out. Scales are read on the device.
+// multiples of 16, or addresses, are made so by a padded copy, and the result is cut out. Scales are read on the device, from
+// copies at addresses that are multiples of 16: at others the library says at the launch that it does not support the product.
 // Fast accumulation (fewer bits between promotions) in forward products alone: those of two e4m3 tensors, as gradients are
 // e5m2. Everything else goes as BF16: operands of other dtypes are decoded first, and their scales multiply alpha.
 //
-// The bias is float32 while the library adds a bf16 or f32 one by the output's dtype. Where it would round the bias, the
-// product goes to float32 first and a pass of ours adds and rounds once.
+// Rows that do not begin at multiples of 16 bytes (a vocabulary of 50257) take the library to a tenth of its speed, so large
+// products pad them too.
+//
+// The bias is float32; the library adds one of the output's dtype, so that for a bf16 output it is rounded to bf16 first.
 #include <map>
+#include <optional>
 #include <tuple>
 
 #include "cublaslt.h"
@@ -35,15 +39,22 @@ lt::DataType libraryType(DType t) {
 bool isFp8(DType t) { return t == DType::e4m3 || t == DType::e5m2; }
 int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
 
-/// out[0] = alpha * scales (the ones given), out[1] = beta.
-__global__ void factorsKernel(Ptr<float> out, float alpha, float beta, Ptr<const float> a, Ptr<const float> b, Ptr<const float> c) {
-  if (threadIdx.x > 0) return;
-  float f = alpha;
-  if (a) f = math::mul(f, a[kScaleInv]);
-  if (b) f = math::mul(f, b[kScaleInv]);
+/// Where the kernel below puts what the library reads on the device.
+enum Factor : int { kAlpha = 0, kBeta = 1, kScaleOfA = 4, kScaleOfB = 8, kFactors = 12 };
+
+/// What a product needs on the device beside its operands: alpha times the scales that the library does not take by itself,
+/// beta, the scales that it takes, and the bias in bf16.
+__global__ void __launch_bounds__(kThreads) prepareKernel(Ptr<float> out, float alpha, float beta, Ptr<const float> a, Ptr<const float> b, Ptr<const float> c, bool fold, Ptr<uint16_t> rounded, Ptr<const float> bias, int64_t n) {
+  const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (rounded && i < n) rounded[i] = encodeBF16(bias[i]);
+  if (i > 0) return;
+  const float ofA = a ? float(a[kScaleInv]) : 1.0f, ofB = b ? float(b[kScaleInv]) : 1.0f;
+  float f = fold ? math::mul(math::mul(alpha, ofA), ofB) : alpha;
   if (c) f = math::mul(f, c[kScale]);
-  out[0] = f;
-  out[1] = beta;
+  out[kAlpha] = f;
+  out[kBeta] = beta;
+  out[kScaleOfA] = ofA;
+  out[kScaleOfB] = ofB;
 }
 
 constexpr int kSide = 64, kTransposeThreads = 256;
@@ -78,18 +89,33 @@ template <DType X> __global__ void __launch_bounds__(kThreads, 3) toBF16Kernel(O
   }
 }
 
-/// c (+)= the float32 result [m, n] in rows of `ld`, plus bias, in c's dtype.
-template <DType C>
-__global__ void __launch_bounds__(kThreads, 3) finishProductKernel(Ptr<Code<C>> c, Ptr<const float> x, Ptr<const float> bias, Ptr<const float> block, bool accumulate, int64_t m, int64_t n, int64_t ld) {
-  const int64_t count = m * n, stride = int64_t(gridDim.x) * blockDim.x;
+/// y [outRows, outCols] = x [rows, cols] and zeros around it, in elements of T; outCols is a multiple of 16 bytes.
+template <class T> __global__ void __launch_bounds__(kThreads) padRowsKernel(Ptr<T> y, Ptr<const T> x, int64_t rows, int64_t cols, int64_t outRows, int64_t outCols) {
+  constexpr int per = 16 / sizeof(T);
+  const int64_t column = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * per;
+  if (column >= outCols) return;
+  for (int64_t row = blockIdx.y; row < outRows; row += gridDim.y) {
+    Vec<T> v;
+#pragma unroll
+    for (int q = 0; q < per; q++) v.v[q] = row < rows && column + q < cols ? T(x[row * cols + column + q]) : T(0);
+    storeVec(y, row * outCols + column, v);
+  }
+}
+
+/// c (+)= the result [m, n] in rows of `ld`, plus bias, in c's dtype.
+template <DType C, DType X>
+__global__ void __launch_bounds__(kThreads) finishProductKernel(Ptr<Code<C>> c, Ptr<const Code<X>> x, Ptr<const float> bias, Ptr<const float> block, bool accumulate, int64_t m, int64_t n, int64_t ld) {
   const float scale = block ? float(block[kScale]) : 1.0f;
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += stride) {
-    float v = x[i / n * ld + i % n];
-    if (bias) v = math::add(v, bias[i % n]);
-    if constexpr (C == DType::f16) v = math::mul(v, scale);
-    if (accumulate) v = math::add(v, Form<C>::decode(c[i]));
-    if constexpr (C == DType::f16) c[i] = encodeF16(v);
-    else c[i] = Form<C>::encode(v);
+  for (int64_t row = blockIdx.y; row < m; row += gridDim.y) {
+    for (int64_t column = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; column < n; column += int64_t(gridDim.x) * blockDim.x) {
+      const int64_t i = row * n + column;
+      float v = Form<X>::decode(x[row * ld + column]);
+      if (bias) v = math::add(v, bias[column]);
+      if constexpr (C == DType::f16) v = math::mul(v, scale);
+      if (accumulate) v = math::add(v, Form<C>::decode(c[i]));
+      if constexpr (C == DType::f16) c[i] = encodeF16(v);
+      else c[i] = Form<C>::encode(v);
+    }
   }
 }
 
@@ -101,7 +127,27 @@ struct Operand {
   bool transposed;
 };
 
-using Key = std::tuple<int64_t, int64_t, int64_t, int, int, int, int, int, int, int, int, int>;
+/// The result, column-major.
+struct Target {
+  void* data;
+  DType dtype;
+  int64_t ld;
+};
+
+/// What goes into a product beside its operands.
+struct Extras {
+  float alpha, beta;
+  /// On the device, when it is to be read there instead: see Factor.
+  const float* factors = nullptr;
+  bool scaled = false;  // with the scales of FP8 operands
+  const void* bias = nullptr;
+  DType biasType = DType::f32;
+  bool fast = false;
+  /// c's scale or an operand's is folded into alpha, known on the device alone.
+  bool deviceAlpha = false;
+};
+
+using Key = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int, int, int, int, int, int, int, int, int>;
 
 struct State {
   lt::Handle handle = nullptr;
@@ -137,7 +183,7 @@ std::string timedName(DType a, DType b, DType c, int64_t m, int64_t n, int64_t k
 }
 
 /// One call of the library. @returns false if it has no algorithm for it
-bool multiply(const Operand& a, const Operand& b, void* c, DType cType, int64_t m, int64_t n, int64_t k, const float* factors, const Tensor& bias, const float* scaleA, const float* scaleB, bool fast) {
+bool multiply(const Operand& a, const Operand& b, const Target& c, int64_t m, int64_t n, int64_t k, const Extras& extras) {
   State* const s = state();
   if (!s) return false;
   const lt::Library& l = lt::library();
@@ -158,24 +204,27 @@ bool multiply(const Operand& a, const Operand& b, void* c, DType cType, int64_t 
   };
   need(l.descCreate(&o.desc, lt::kCompute32F, lt::kF32), "MatmulDescCreate");
   const auto set = [&](lt::DescAttribute attribute, const auto& value) { need(l.descSet(o.desc, attribute, &value, sizeof value), "MatmulDescSetAttribute"); };
-  set(lt::kPointerMode, int32_t(lt::kDevice));
+  set(lt::kPointerMode, int32_t(extras.deviceAlpha ? lt::kDevice : lt::kHost));
   set(lt::kTransA, int32_t(a.transposed ? lt::kT : lt::kN));
   set(lt::kTransB, int32_t(b.transposed ? lt::kT : lt::kN));
-  if (scaleA) set(lt::kAScalePointer, scaleA);
-  if (scaleB) set(lt::kBScalePointer, scaleB);
-  if (fast) set(lt::kFastAccum, int8_t(1));
-  if (bias) {
-    const float* const data = bias.as<float>();
+  if (extras.scaled) {
+    // The library's A is our b.
+    set(lt::kAScalePointer, extras.factors + kScaleOfB);
+    set(lt::kBScalePointer, extras.factors + kScaleOfA);
+  }
+  if (extras.fast) set(lt::kFastAccum, int8_t(1));
+  if (extras.bias) {
     set(lt::kEpilogue, int32_t(lt::kEpilogueBias));
-    set(lt::kBiasPointer, data);
-    set(lt::kBiasDataType, int32_t(lt::kF32));
+    set(lt::kBiasPointer, extras.bias);
+    set(lt::kBiasDataType, int32_t(libraryType(extras.biasType)));
   }
   need(l.layoutCreate(&o.a, libraryType(a.dtype), uint64_t(a.rows), uint64_t(a.cols), a.ld), "MatrixLayoutCreate");
   need(l.layoutCreate(&o.b, libraryType(b.dtype), uint64_t(b.rows), uint64_t(b.cols), b.ld), "MatrixLayoutCreate");
-  need(l.layoutCreate(&o.c, libraryType(cType), uint64_t(m), uint64_t(n), m), "MatrixLayoutCreate");
+  need(l.layoutCreate(&o.c, libraryType(c.dtype), uint64_t(m), uint64_t(n), c.ld), "MatrixLayoutCreate");
 
-  const int alignments[3] = {alignmentOf(a.data), alignmentOf(b.data), alignmentOf(c)};
-  const Key key{m, n, k, int(a.dtype), int(b.dtype), int(cType), a.transposed, b.transposed, bool(bias) + 2 * fast + 4 * (scaleA != nullptr), alignments[0], alignments[1], alignments[2]};
+  const int alignments[3] = {alignmentOf(a.data), alignmentOf(b.data), alignmentOf(c.data)};
+  const int flags = int(extras.bias != nullptr) + 2 * int(extras.fast) + 4 * int(extras.scaled) + 8 * int(extras.deviceAlpha);
+  const Key key{m, n, k, a.ld, b.ld, c.ld, int(a.dtype), int(b.dtype), int(c.dtype), a.transposed, b.transposed, flags, alignments[0], alignments[1], alignments[2]};
   auto found = s->known.find(key);
   if (found == s->known.end()) {
     need(l.preferenceCreate(&o.preference), "MatmulPreferenceCreate");
@@ -193,8 +242,10 @@ bool multiply(const Operand& a, const Operand& b, void* c, DType cType, int64_t 
   }
   if (found->second.state != lt::kSuccess) return false;
   beforeLaunch();
-  const Timed timed(timesLaunches() ? timedName(a.dtype, b.dtype, cType, m, n, k, int(bool(bias)) + 2 * int(fast)) : std::string());
-  need(l.matmul(s->handle, o.desc, factors, a.data, o.a, b.data, o.b, factors + 1, c, o.c, c, o.c, &found->second.algo, s->workspace, kWorkspace, stream()), "Matmul");
+  const Timed timed(timesLaunches() ? timedName(a.dtype, b.dtype, c.dtype, m, n, k, flags) : std::string());
+  const float* const alpha = extras.deviceAlpha ? extras.factors + kAlpha : &extras.alpha;
+  const float* const beta = extras.deviceAlpha ? extras.factors + kBeta : &extras.beta;
+  need(l.matmul(s->handle, o.desc, alpha, a.data, o.a, b.data, o.b, beta, c.data, o.c, c.data, o.c, &found->second.algo, s->workspace, kWorkspace, stream()), "Matmul");
   return true;
 }
 
@@ -214,33 +265,47 @@ struct Fp8Rows {
   static bool isReady(const Tensor& t, int64_t rows, int64_t k, bool alongRows) { return !alongRows && rows % 16 == 0 && k % 16 == 0 && isAligned(t); }
 };
 
-/// What the library writes: c itself where that is exactly what is wanted, else float32 [rows, ld] for finishProduct.
-struct Result {
-  bool direct;
-  Scratch wide;
-  Result(const Gemm& g, bool direct_, int64_t rows, int64_t ld) : direct(direct_), wide(direct_ ? 0 : size_t(rows * ld) * sizeof(float)) { (void)g; }
+/// Factors and bias as the library reads them.
+struct Prepared {
+  Scratch factors, rounded;
+  Prepared(const Gemm& g, float beta, bool fold, bool withScale, bool roundBias) : factors(kFactors * sizeof(float)), rounded(roundBias ? size_t(g.n) * 2 : 0) {
+    const auto none = decltype(scalePtr(g.c, ""))(nullptr);
+    launch("gemm: prepare", prepareKernel, dim3(roundBias ? unsigned((g.n + kThreads - 1) / kThreads) : 1), dim3(roundBias ? kThreads : kWarp), factors.as<float>("factors"), g.alpha, beta,
+           scalePtr(g.a, "a's scale block"), scalePtr(g.b, "b's scale block"), withScale ? scalePtr(g.c, "c's scale block") : none, fold,
+           roundBias ? rounded.as<uint16_t>("rounded bias") : decltype(rounded.as<uint16_t>(""))(nullptr), ptr<const float>(g.bias, "bias"), g.n);
+  }
+  const float* data() const { return static_cast<const float*>(factors.data()); }
 };
 
-void finishProduct(const Gemm& g, const Scratch& wide, int64_t ld) {
+dim3 rowBlocks(int64_t rows, int64_t perRow) { return dim3(unsigned((perRow + kThreads - 1) / kThreads), unsigned(rows < 65535 ? rows : 65535)); }
+
+/// From what the library wrote, in rows of `ld` of the dtype X, to c.
+template <DType X> void finishProduct(const Gemm& g, const Scratch& result, int64_t ld, bool withBias) {
   withOneOf<DType::f32, DType::bf16, DType::f16>(g.c.dtype, [&](auto d) {
     constexpr DType C = decltype(d)::value;
-    launch("gemm: finish", finishProductKernel<C>, dim3(blocksFor(g.m * g.n, kThreads * 4)), dim3(kThreads), ptr<Code<C>>(g.c, "c"), wide.as<float>("wide product"),
-           ptr<const float>(g.bias, "bias"), scalePtr(g.c, "c's scale block"), g.accumulate, g.m, g.n, ld);
+    launch("gemm: finish", finishProductKernel<C, X>, rowBlocks(g.m, (g.n + 3) / 4), dim3(kThreads), ptr<Code<C>>(g.c, "c"), result.as<const Code<X>>("wide product"),
+           withBias ? ptr<const float>(g.bias, "bias") : decltype(ptr<const float>(g.bias, ""))(nullptr), scalePtr(g.c, "c's scale block"), g.accumulate, g.m, g.n, ld);
   });
 }
 
 bool fp8Product(const Gemm& g) {
   const int64_t m = padded(g.m), n = padded(g.n), k = padded(g.k);
-  const bool direct = m == g.m && n == g.n && isAligned(g.c) && !g.bias;
+  const bool inside = g.bias && g.c.dtype == DType::bf16;  // the library adds the bias
+  const bool direct = m == g.m && n == g.n && isAligned(g.c) && (!g.bias || inside);
   const Fp8Rows a(g.a, g.m, g.k, g.transA, "a"), b(g.b, g.n, g.k, !g.transB, "b");
-  const Result result(g, direct, m, n);
-  const Scratch factors(2 * sizeof(float));
-  launch("gemm: factors", factorsKernel, dim3(1), dim3(kWarp), factors.as<float>("factors"), g.alpha, direct && g.accumulate ? 1.0f : 0.0f, nullptr, nullptr,
-         direct ? scalePtr(g.c, "c's scale block") : decltype(scalePtr(g.c, ""))(nullptr));
-  const bool fast = g.a.dtype == DType::e4m3 && g.b.dtype == DType::e4m3 && !g.accumulate && !g.transA && g.transB;
-  const bool done = multiply({b.data, g.b.dtype, k, n, k, true}, {a.data, g.a.dtype, k, m, k, false}, direct ? g.c.data : result.wide.data(), direct ? g.c.dtype : DType::f32, n, m, k,
-                             static_cast<const float*>(factors.data()), Tensor{}, g.b.scale ? g.b.scale + kScaleInv : nullptr, g.a.scale ? g.a.scale + kScaleInv : nullptr, fast);
-  if (done && !direct) finishProduct(g, result.wide, n);
+  const Scratch wide(direct ? 0 : size_t(m * n) * sizeof(float));
+  Extras extras;
+  extras.alpha = g.alpha;
+  extras.beta = direct && g.accumulate ? 1.0f : 0.0f;
+  extras.deviceAlpha = direct && g.c.scale;
+  extras.scaled = true;
+  const Prepared prepared(g, extras.beta, false, direct, direct && inside);
+  extras.factors = prepared.data();
+  if (direct && inside) extras.bias = prepared.rounded.data(), extras.biasType = DType::bf16;
+  extras.fast = g.a.dtype == DType::e4m3 && g.b.dtype == DType::e4m3 && !g.accumulate && !g.transA && g.transB;
+  const Target target{direct ? g.c.data : wide.data(), direct ? g.c.dtype : DType::f32, n};
+  const bool done = multiply({b.data, g.b.dtype, k, n, k, true}, {a.data, g.a.dtype, k, m, k, false}, target, n, m, k, extras);
+  if (done && !direct) finishProduct<DType::f32>(g, wide, n, true);
   return done;
 }
 
@@ -258,22 +323,69 @@ struct PlainOperand {
   }
 };
 
+/// Products worth a copy of an operand.
+constexpr int64_t kWorthPadding = int64_t(1) << 15;
+
+/// A matrix [rows, cols], its rows made longer so that each begins at a multiple of 16 bytes, or left as it is.
+struct AlignedRows {
+  Scratch copy;
+  const void* data;
+  int64_t ld;
+  AlignedRows(const void* from, DType dtype, int64_t rows, int64_t cols, int64_t outRows, int64_t outCols)
+      : copy(rows == outRows && cols == outCols ? 0 : size_t(outRows * outCols * bytesOf(dtype))), data(from), ld(outCols) {
+    if (rows == outRows && cols == outCols) return;
+    data = copy.data();
+    if (dtype == DType::f32) run<float>(from, rows, cols, outRows, outCols);
+    else run<uint16_t>(from, rows, cols, outRows, outCols);
+  }
+  template <class T> void run(const void* from, int64_t rows, int64_t cols, int64_t outRows, int64_t outCols) {
+    launch("gemm: pad", padRowsKernel<T>, rowBlocks(outRows, outCols * int64_t(sizeof(T)) / 16), dim3(kThreads), copy.as<T>("padded copy"),
+           rawPtr<const T>(const_cast<void*>(from), rows * cols, "operand"), rows, cols, outRows, outCols);
+  }
+};
+
 bool plainProduct(const Gemm& g) {
   const DType type = g.f32 ? DType::f32 : DType::bf16;
   if (g.f32 && (g.a.dtype != DType::f32 || g.b.dtype != DType::f32)) return false;
-  const bool direct = g.c.dtype == type || (g.c.dtype == DType::f32 && !g.f32) ? !g.bias || g.c.dtype == DType::f32 : false;
-  const PlainOperand a(g.a, g.m * g.k, g.a.dtype == type, "a"), b(g.b, g.n * g.k, g.b.dtype == type, "b");
-  const Result result(g, direct, g.m, g.n);
-  const Scratch factors(2 * sizeof(float));
-  launch("gemm: factors", factorsKernel, dim3(1), dim3(kWarp), factors.as<float>("factors"), g.alpha, direct && g.accumulate ? 1.0f : 0.0f, scalePtr(g.a, "a's scale block"),
-         scalePtr(g.b, "b's scale block"), nullptr);
+  const PlainOperand plainA(g.a, g.m * g.k, g.a.dtype == type, "a"), plainB(g.b, g.n * g.k, g.b.dtype == type, "b");
+  // Sizes that lie along rows in memory, rounded up; m does so in a transposed a alone, and there the product is split instead.
+  const int64_t unit = 16 / bytesOf(type);
+  const bool worth = g.m * g.n * g.k >= kWorthPadding;
+  const auto up = [&](int64_t size, bool alongRows) { return worth && alongRows ? (size + unit - 1) / unit * unit : size; };
+  const int64_t k = up(g.k, !g.transA || g.transB), n = up(g.n, true), lda = g.transA ? up(g.m, true) : k;
+  const AlignedRows a(plainA.data, type, g.transA ? g.k : g.m, g.transA ? g.m : g.k, g.transA ? k : g.m, lda);
+  const AlignedRows b(plainB.data, type, g.transB ? g.n : g.k, g.transB ? g.k : g.n, g.transB ? n : k, g.transB ? k : n);
+
+  const bool storable = g.c.dtype == type || (g.c.dtype == DType::f32 && !g.f32);
+  const bool direct = storable && n == g.n;
+  const bool half = !direct && g.c.dtype == DType::bf16 && type == DType::bf16 && !g.bias && !g.accumulate;  // rounded once, by the library
+  const DType written = direct ? g.c.dtype : half ? DType::bf16 : DType::f32;
+  const Scratch result(direct ? 0 : size_t(g.m * n * bytesOf(written)));
+  const bool inside = direct && g.bias, roundBias = inside && g.c.dtype == DType::bf16;
+  Extras extras;
+  extras.alpha = g.alpha;
+  extras.beta = direct && g.accumulate ? 1.0f : 0.0f;
+  extras.deviceAlpha = g.a.scale || g.b.scale;
+  std::optional<Prepared> prepared;
+  if (extras.deviceAlpha || roundBias) prepared.emplace(g, extras.beta, true, false, roundBias);
+  if (prepared) extras.factors = prepared->data();
+  if (inside) extras.bias = roundBias ? prepared->rounded.data() : g.bias.data, extras.biasType = roundBias ? DType::bf16 : DType::f32;
+
   // Column-major: our b [k, n] is its [n, k]; stored transposed it is [k, n], to be transposed back.
-  const Operand left{b.data, type, g.transB ? g.k : g.n, g.transB ? g.n : g.k, g.transB ? g.k : g.n, g.transB};
-  const Operand right{a.data, type, g.transA ? g.m : g.k, g.transA ? g.k : g.m, g.transA ? g.m : g.k, g.transA};
-  const bool done = multiply(left, right, direct ? g.c.data : result.wide.data(), direct ? g.c.dtype : DType::f32, g.n, g.m, g.k, static_cast<const float*>(factors.data()),
-                             direct ? g.bias : Tensor{}, nullptr, nullptr, false);
-  if (done && !direct) finishProduct(g, result.wide, g.n);
-  return done;
+  const int64_t bytes = bytesOf(type), whole = worth && g.transA ? g.m / unit * unit : g.m;
+  void* const out = direct ? g.c.data : result.data();
+  const auto rows = [&](int64_t first, int64_t count) {
+    const Operand left{b.data, type, g.transB ? k : n, g.transB ? n : k, b.ld, g.transB};
+    const char* const from = static_cast<const char*>(a.data) + (g.transA ? first : first * lda) * bytes;
+    const Operand right{from, type, g.transA ? count : k, g.transA ? k : count, lda, g.transA};
+    return multiply(left, right, {static_cast<char*>(out) + first * n * bytesOf(written), written, n}, n, count, k, extras);
+  };
+  // The smaller part first: where it is refused, nothing was queued.
+  const bool done = (whole == g.m || rows(whole, g.m - whole)) && (whole == 0 || rows(0, whole));
+  if (!done || direct) return done;
+  if (half) finishProduct<DType::bf16>(g, result, n, false);
+  else finishProduct<DType::f32>(g, result, n, true);
+  return true;
 }
 
 }  // namespace

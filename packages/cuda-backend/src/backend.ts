@@ -178,6 +178,8 @@ function load(): CudaBackend {
       if (!addon.faulty) throw new Error('internal: only the simulated device has faulty kernels');
       addon.faulty(kind);
     },
+    // A chunk of logits then fills the device, and the head's weight and gradient are read once for thousands of rows.
+    scratchBytes: isSimulated() ? undefined : 512 * 2 ** 20,
     kernels: bindKernels(addon.kernels),
   };
 }

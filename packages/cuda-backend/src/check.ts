@@ -22,7 +22,8 @@ export function checkCases(backend: Backend, kernel?: string): CheckResult {
       for (const offset of [0, 3]) runCase(c, backend, oracle, { offset });
       result.passed++;
     } catch (error) {
-      result.failures.push((error as Error).message);
+      const { message } = error as Error;
+      result.failures.push(message.includes(c.name) ? message : `${c.kernel}, ${c.name}: ${message}`);
     }
   }
   return result;

@@ -33,5 +33,7 @@ export interface Backend {
   resetPeak(): void;
   /** Gives cached free memory back to the system. */
   trim(): void;
+  /** Bytes that one operation may take for a while where more makes it faster; 64 MiB where it is not said. */
+  readonly scratchBytes?: number;
   readonly kernels: Kernels;
 }

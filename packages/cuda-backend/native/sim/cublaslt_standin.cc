@@ -1,6 +1,6 @@
 // Stand-in for cuBLASLt on the simulated device: the same functions with the same column-major meaning, and as strict: what
-// the library refuses for FP8 (layouts other than TN, dims and addresses that are no multiples of 16, two e5m2 operands) is
-// refused here, so that the code which avoids it is exercised. Its sums are float32 in order of k.
+// the library refuses for FP8 (layouts other than TN, dims and addresses that are no multiples of 16, two e5m2 operands, scales
+// at other addresses) is refused here, so that the code which avoids it is exercised. Its sums are float32 in order of k.
 #include <cstring>
 #include <vector>
 
@@ -132,12 +132,18 @@ static Status matmul(Handle, Desc desc, const void* alpha, const void* a, Layout
   const uint32_t alignment[4] = {alignmentOf(a), alignmentOf(b), alignmentOf(c), alignmentOf(out)};
   const Status s = supported(*desc, *la, *lb, *lc, *lo, alignment);
   if (s != kSuccess) return s;
+  // Scales elsewhere are found out at the launch, not by the heuristic.
+  for (const void* scale : {desc->scaleA, desc->scaleB})
+    if (reinterpret_cast<uintptr_t>(scale) % 16) return kNotSupported;
   const Desc_ d = *desc;
   const Layout_ A = *la, B = *lb, D = *lo;
+  // A factor on the host is read now, one on the device when the work is done.
+  const bool host = d.pointerMode == kHost;
+  const float alphaNow = host ? *static_cast<const float*>(alpha) : 0.0f, betaNow = host ? *static_cast<const float*>(beta) : 0.0f;
   simEnqueue("cublasLtMatmul", [=] {
     const int64_t m = D.rows, n = D.cols, k = d.transA ? A.rows : A.cols;
     const float scale = (d.scaleA ? *static_cast<const float*>(d.scaleA) : 1.0f) * (d.scaleB ? *static_cast<const float*>(d.scaleB) : 1.0f);
-    const float factor = *static_cast<const float*>(alpha) * scale, old = *static_cast<const float*>(beta);
+    const float factor = (host ? alphaNow : *static_cast<const float*>(alpha)) * scale, old = host ? betaNow : *static_cast<const float*>(beta);
     // Columns of op(A)^T and op(B) as float32, contiguous in k.
     std::vector<float> left(size_t(m * k)), right(size_t(n * k));
     for (int64_t i = 0; i < m; i++)

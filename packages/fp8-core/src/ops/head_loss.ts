@@ -30,8 +30,8 @@ const defaultChunkBytes = 64 * 2 ** 20;
 export const headLoss = defineOp({
   name: 'headLoss',
   forward(context, x: Tensor, weight: Parameter, targets: Tensor, numTargets: number, options: HeadLossOptions = {}) {
-    const { gradScale = 1, smoothing = 0, chunkBytes = defaultChunkBytes } = options;
     const { backend } = x;
+    const { gradScale = 1, smoothing = 0, chunkBytes = backend.scratchBytes ?? defaultChunkBytes } = options;
     const { kernels } = backend;
     const rows = rowsOf(x);
     const [vocab, dim] = weight.shape;
