@@ -1,88 +1,85 @@
-// Softmax cross-entropy, a block a row, in place; and sums in float64, in a fixed order.
-#include <cmath>
-
+// Softmax cross-entropy, a block a row, in place: whole rows, and rows of which each rank has a slice of the vocabulary.
 #include "../../fp8-kernels/native/kernels.gen.h"
-#include "context.h"
-#include "formats.h"
+#include "softmax.h"
 
 namespace fp8lm {
 
 namespace {
 
-/// loss = (1 - e) (lse - logit[target]) + e mean(lse - logit). With `backward` the logits become
-/// gradScale (softmax - (1 - e) onehot - e / vocab). target < 0: loss and gradient 0; target >= vocab: loss NaN.
-template <DType L>
-__global__ void __launch_bounds__(kThreads, 3) crossEntropyKernel(Ptr<Code<L>> logits, Ptr<float> loss, Ptr<const int32_t> targets, int64_t vocab, float gradScale, float smoothing, bool backward) {
-  const int64_t r = blockIdx.x, at = r * vocab;
+/// Logits [rows, vocab]; `before` elements lie between the last multiple of 16 bytes and the first of them.
+template <DType L> struct Logits {
+  Ptr<Code<L>> data;
+  int64_t vocab;
+  int before;
+
+  Logits(const Tensor& t, int64_t vocab_) : data(ptr<Code<L>>(t, "logits")), vocab(vocab_), before(int(reinterpret_cast<uintptr_t>(t.data) % 16 / sizeof(Code<L>))) {}
+  template <int held> __device__ __forceinline__ Row<L, held> row(int64_t r) const {
+    return {data + r * vocab, vocab, int((before + r * vocab) % Row<L, held>::per)};
+  }
+};
+
+/// What the gradient of one row is made of: gradScale (softmax - (1 - e) onehot - e / vocab).
+struct RowGradient {
+  float top, invSum, uniform, gradScale;
+  __device__ __forceinline__ float operator()(float x) const { return math::mul(math::mulAdd(expFrom(x, top), invSum, -uniform), gradScale); }
+  /// Of the target itself, where the terms nearly cancel.
+  __device__ __forceinline__ float ofTarget(float x, float smoothing) const {
+    return math::mul(math::mul(expFrom(x, top), invSum) - ((1.0f - smoothing) + uniform), gradScale);
+  }
+};
+
+/// loss = (1 - e) (lse - logit[target]) + e mean(lse - logit). target < 0: loss and gradient 0; target >= vocab: loss NaN.
+template <DType L, bool smooth>
+__global__ void __launch_bounds__(kRowThreads, kRowBlocks) crossEntropyKernel(Logits<L> logits, Ptr<float> loss, Ptr<const int32_t> targets, float gradScale, float smoothing, bool backward) {
+  const int64_t r = blockIdx.x, vocab = logits.vocab;
   const int32_t target = targets[r];
-  const auto logit = [&](int64_t c) -> float { return Form<L>::decode(logits[at + c]); };
+  auto row = logits.template row<kHeld>(r);
   if (target < 0 || target >= vocab) {
     if (threadIdx.x == 0) loss[r] = target < 0 ? 0.0f : floatOf(0x7fc00000u);
-    if (backward)
-      for (int64_t c = threadIdx.x; c < vocab; c += blockDim.x) logits[at + c] = Form<L>::encode(0.0f);
+    if (backward) row.clear();
     return;
   }
-  float top = -INFINITY, total = 0.0f;
-  for (int64_t c = threadIdx.x; c < vocab; c += blockDim.x) {
-    const float v = logit(c);
-    top = v > top ? v : top;
-    total += v;
-  }
-  top = blockReduce<Reduce::max>(top);
-  float sum = 0.0f;
-  for (int64_t c = threadIdx.x; c < vocab; c += blockDim.x) sum += math::exp(math::sub(logit(c), top));
-  sum = blockReduce<Reduce::sum>(sum);
-  const float logSum = logf(sum);
-  const float ofTarget = math::sub(logit(target), top);
-  const float mean = smoothing > 0.0f ? math::div(blockReduce<Reduce::sum>(total), float(vocab)) : 0.0f;
-  __syncthreads();  // all have read the target's logit before it is overwritten
+  const float logitOfTarget = Form<L>::decode(logits.data[r * vocab + target]);
+  SoftmaxStats<smooth> own;
+  row.read(own);
+  const auto all = own.ofBlock();  // its barriers: all have read the target's logit before it is overwritten
   if (threadIdx.x == 0) {
-    float l = math::mul(1.0f - smoothing, logSum - ofTarget);
-    if (smoothing > 0.0f) l = math::add(l, math::mul(smoothing, (top - mean) + logSum));
+    const float logSum = logf(all.sum);
+    float l = math::mul(1.0f - smoothing, logSum - math::sub(logitOfTarget, all.top));
+    if (smooth) l = math::add(l, math::mul(smoothing, (all.top - math::div(all.total, float(vocab))) + logSum));
     loss[r] = l;
   }
   if (!backward) return;
-  const float invSum = math::div(1.0f, sum), uniform = math::div(smoothing, float(vocab));
-  for (int64_t c = threadIdx.x; c < vocab; c += blockDim.x) {
-    const float p = math::mul(math::exp(math::sub(logit(c), top)), invSum);
-    const float wanted = (c == target ? 1.0f - smoothing : 0.0f) + uniform;
-    logits[at + c] = Form<L>::encode(math::mul(p - wanted, gradScale));
-  }
+  const RowGradient gradient{all.top, math::div(1.0f, all.sum), smooth ? math::div(smoothing, float(vocab)) : 0.0f, gradScale};
+  row.rewrite(gradient);
+  __syncthreads();
+  if (threadIdx.x == 0) logits.data[r * vocab + target] = Form<L>::encode(gradient.ofTarget(logitOfTarget, smoothing));
 }
 
 /// A row of a slice of the vocabulary: max, sum exp(x - max), logit of the target or 0, sum of logits.
 template <DType L>
-__global__ void __launch_bounds__(kThreads) softmaxStatsKernel(Ptr<float> stats, Ptr<const Code<L>> logits, Ptr<const int32_t> targets, int64_t vocab, int64_t vocabStart) {
-  const int64_t r = blockIdx.x, at = r * vocab;
-  const auto logit = [&](int64_t c) -> float { return Form<L>::decode(logits[at + c]); };
-  float top = -INFINITY, total = 0.0f;
-  for (int64_t c = threadIdx.x; c < vocab; c += blockDim.x) {
-    const float v = logit(c);
-    top = v > top ? v : top;
-    total += v;
-  }
-  top = blockReduce<Reduce::max>(top);
-  total = blockReduce<Reduce::sum>(total);
-  float sum = 0.0f;
-  for (int64_t c = threadIdx.x; c < vocab; c += blockDim.x) sum += math::exp(math::sub(logit(c), top));
-  sum = blockReduce<Reduce::sum>(sum);
+__global__ void __launch_bounds__(kRowThreads, kRowBlocks) softmaxStatsKernel(Ptr<float> stats, Logits<L> logits, Ptr<const int32_t> targets, int64_t vocabStart) {
+  const int64_t r = blockIdx.x;
+  SoftmaxStats<true> own;
+  logits.template row<0>(r).read(own);
+  const auto all = own.ofBlock();
   if (threadIdx.x > 0) return;
   const int64_t target = int64_t(targets[r]) - vocabStart;
-  stats[4 * r] = top;
-  stats[4 * r + 1] = sum;
-  stats[4 * r + 2] = target >= 0 && target < vocab ? logit(target) : 0.0f;
-  stats[4 * r + 3] = total;
+  stats[4 * r] = all.top;
+  stats[4 * r + 1] = all.sum;
+  stats[4 * r + 2] = target >= 0 && target < logits.vocab ? Form<L>::decode(logits.data[r * logits.vocab + target]) : 0.0f;
+  stats[4 * r + 3] = all.total;
 }
 
 /// crossEntropyKernel for a slice of `total` logits, from the stats [parts, rows, 4] of all slices.
 template <DType L>
-__global__ void __launch_bounds__(kThreads) shardedCrossEntropyKernel(Ptr<Code<L>> logits, Ptr<float> loss, Ptr<const float> stats, Ptr<const int32_t> targets, int64_t vocab, int64_t vocabStart, int64_t parts, int64_t total, float gradScale, float smoothing, bool backward) {
-  const int64_t r = blockIdx.x, rows = gridDim.x, at = r * vocab;
+__global__ void __launch_bounds__(kRowThreads, kRowBlocks) shardedCrossEntropyKernel(Logits<L> logits, Ptr<float> loss, Ptr<const float> stats, Ptr<const int32_t> targets, int64_t vocabStart, int64_t parts, int64_t total, float gradScale, float smoothing, bool backward) {
+  const int64_t r = blockIdx.x, rows = gridDim.x;
   const int64_t wantedToken = targets[r];
+  auto row = logits.template row<0>(r);
   if (wantedToken < 0 || wantedToken >= total) {
     if (threadIdx.x == 0) loss[r] = wantedToken < 0 ? 0.0f : floatOf(0x7fc00000u);
-    if (backward)
-      for (int64_t c = threadIdx.x; c < vocab; c += blockDim.x) logits[at + c] = Form<L>::encode(0.0f);
+    if (backward) row.clear();
     return;
   }
   float top = -INFINITY;
@@ -104,37 +101,14 @@ __global__ void __launch_bounds__(kThreads) shardedCrossEntropyKernel(Ptr<Code<L
     loss[r] = l;
   }
   if (!backward) return;
-  const float invSum = math::div(1.0f, sum), uniform = math::div(smoothing, float(total));
-  for (int64_t c = threadIdx.x; c < vocab; c += blockDim.x) {
-    const float p = math::mul(math::exp(math::sub(Form<L>::decode(logits[at + c]), top)), invSum);
-    const float wanted = (c == wantedToken - vocabStart ? 1.0f - smoothing : 0.0f) + uniform;
-    logits[at + c] = Form<L>::encode(math::mul(p - wanted, gradScale));
-  }
-}
-
-constexpr int kMostPartials = 256;
-
-template <bool squares> __global__ void __launch_bounds__(kThreads, 3) sumKernel(Ptr<float> y, Ptr<double> partials, Ptr<unsigned> words, AnyInput x, int64_t n, double alpha) {
-  double sum = 0.0;
-  const float inv = x.inv();
-  const int64_t stride = int64_t(gridDim.x) * blockDim.x;
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += stride) {
-    const double v = double(squares ? x.value(i, inv) : float(x.f32[i]));
-    sum += squares ? v * v : v;
-  }
-  sum = blockReduce<Reduce::sum>(sum);
-  if (threadIdx.x == 0) partials[blockIdx.x] = sum;
-  if (!lastBlock(words + kTicket) || threadIdx.x > 0) return;
-  double total = 0.0;
-  for (unsigned b = 0; b < gridDim.x; b++) total += fromOtherBlocks(partials, b);
-  y[0] = float(alpha * total);
-}
-
-template <bool squares> void sumTo(const char* name, const Tensor& y, const Tensor& x, int64_t n, double alpha) {
-  unsigned blocks = blocksFor(n, kThreads * 8);
-  if (blocks > kMostPartials) blocks = kMostPartials;
-  const Scratch partials(kMostPartials * sizeof(double));
-  launch(name, sumKernel<squares>, dim3(blocks), dim3(kThreads), ptr<float>(y, "y"), partials.as<double>("partial sums"), words(), AnyInput(x, "x"), n, alpha);
+  const RowGradient gradient{top, math::div(1.0f, sum), math::div(smoothing, float(total)), gradScale};
+  const int64_t target = wantedToken - vocabStart;
+  const bool mine = target >= 0 && target < logits.vocab;
+  const float logitOfTarget = mine ? Form<L>::decode(logits.data[r * logits.vocab + target]) : 0.0f;
+  __syncthreads();  // all have read it before it is overwritten
+  row.rewrite(gradient);
+  __syncthreads();
+  if (threadIdx.x == 0 && mine) logits.data[r * logits.vocab + target] = Form<L>::encode(gradient.ofTarget(logitOfTarget, smoothing));
 }
 
 }  // namespace
@@ -143,8 +117,9 @@ void softmax_cross_entropy(const Tensor& logits, const Tensor& loss, const Tenso
   if (rows == 0) return;
   withAct(logits.dtype, [&](auto d) {
     constexpr DType L = decltype(d)::value;
-    launch("softmax_cross_entropy", crossEntropyKernel<L>, dim3(unsigned(rows)), dim3(kThreads), ptr<Code<L>>(logits, "logits"), ptr<float>(loss, "loss"),
-           ptr<const int32_t>(targets, "targets"), vocab, float(grad_scale), float(smoothing), backward != 0);
+    const auto kernel = smoothing > 0.0 ? crossEntropyKernel<L, true> : crossEntropyKernel<L, false>;
+    launch("softmax_cross_entropy", kernel, dim3(unsigned(rows)), dim3(kRowThreads), Logits<L>(logits, vocab), ptr<float>(loss, "loss"), ptr<const int32_t>(targets, "targets"),
+           float(grad_scale), float(smoothing), backward != 0);
   });
 }
 
@@ -152,8 +127,8 @@ void softmax_stats(const Tensor& stats, const Tensor& logits, const Tensor& targ
   if (rows == 0) return;
   withAct(logits.dtype, [&](auto d) {
     constexpr DType L = decltype(d)::value;
-    launch("softmax_stats", softmaxStatsKernel<L>, dim3(unsigned(rows)), dim3(kThreads), ptr<float>(stats, "stats"), ptr<const Code<L>>(logits, "logits"),
-           ptr<const int32_t>(targets, "targets"), vocab, vocab_start);
+    launch("softmax_stats", softmaxStatsKernel<L>, dim3(unsigned(rows)), dim3(kRowThreads), ptr<float>(stats, "stats"), Logits<L>(logits, vocab),
+           ptr<const int32_t>(targets, "targets"), vocab_start);
   });
 }
 
@@ -161,13 +136,9 @@ void sharded_cross_entropy(const Tensor& logits, const Tensor& loss, const Tenso
   if (rows == 0) return;
   withAct(logits.dtype, [&](auto d) {
     constexpr DType L = decltype(d)::value;
-    launch("sharded_cross_entropy", shardedCrossEntropyKernel<L>, dim3(unsigned(rows)), dim3(kThreads), ptr<Code<L>>(logits, "logits"), ptr<float>(loss, "loss"),
-           ptr<const float>(stats, "stats"), ptr<const int32_t>(targets, "targets"), vocab, vocab_start, parts, total, float(grad_scale), float(smoothing), backward != 0);
+    launch("sharded_cross_entropy", shardedCrossEntropyKernel<L>, dim3(unsigned(rows)), dim3(kRowThreads), Logits<L>(logits, vocab), ptr<float>(loss, "loss"),
+           ptr<const float>(stats, "stats"), ptr<const int32_t>(targets, "targets"), vocab_start, parts, total, float(grad_scale), float(smoothing), backward != 0);
   });
 }
-
-void sum(const Tensor& y, const Tensor& x, int64_t n, double alpha) { sumTo<false>("sum", y, x, n, alpha); }
-
-void sum_squares(const Tensor& y, const Tensor& x, int64_t n) { sumTo<true>("sum_squares", y, x, n, 1.0); }
 
 }  // namespace fp8lm

@@ -3,6 +3,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "../../../fp8-kernels/native/float8.h"
 #include "../timing.h"
 
 namespace fp8lm {
@@ -26,12 +27,65 @@ template <class T> __device__ __forceinline__ Vec<T> loadVec(const T* p, int64_t
 template <class T> __device__ __forceinline__ void storeVec(T* p, int64_t i, const Vec<T>& v) {
   *reinterpret_cast<Vec<T>*>(p + i) = v;
 }
+/// The same 16 bytes as four words: 16-bit and 8-bit values would take a register each.
+template <class T> __device__ __forceinline__ Vec<uint32_t> loadWords(const T* p, int64_t i) {
+  return *reinterpret_cast<const Vec<uint32_t>*>(p + i);
+}
+template <class T> __device__ __forceinline__ void storeWords(T* p, int64_t i, const Vec<uint32_t>& w) {
+  *reinterpret_cast<Vec<uint32_t>*>(p + i) = w;
+}
 
 __device__ __forceinline__ unsigned atomicMaxAt(unsigned* p, int64_t i, unsigned v) { return atomicMax(p + i, v); }
 __device__ __forceinline__ unsigned atomicAddAt(unsigned* p, int64_t i, unsigned v) { return atomicAdd(p + i, v); }
 __device__ __forceinline__ void acquireOtherBlocks() { __threadfence(); }
 /// A value that other blocks of this launch wrote: past the first-level cache.
 template <class T> __device__ __forceinline__ T fromOtherBlocks(const T* p, int64_t i) { return __ldcg(p + i); }
+
+/// 2^x, relative error 2^-22, results below the normal range 0.
+__device__ __forceinline__ float fastExp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+  return y;
+}
+/// Two bf16, rounded to nearest even: `low` in the low half.
+__device__ __forceinline__ uint32_t bf16Pair(float low, float high) {
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;\n" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+/// Two f16 to float32, exactly.
+__device__ __forceinline__ void decodeHalves(uint32_t w, float* v) {
+  asm("{.reg .f16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h;}\n" : "=f"(v[0]), "=f"(v[1]) : "r"(w));
+}
+/// Two f16, rounded to nearest even; beyond the range its end, NaN stays NaN.
+__device__ __forceinline__ uint32_t halfPair(float low, float high) {
+  uint32_t pair;
+  asm("{.reg .f32 l, h; min.NaN.f32 l, %1, 0f477FE000; max.NaN.f32 l, l, 0fC77FE000; min.NaN.f32 h, %2, 0f477FE000; max.NaN.f32 h, h, 0fC77FE000; cvt.rn.f16x2.f32 %0, h, l;}\n"
+      : "=r"(pair) : "f"(low), "f"(high));
+  return pair;
+}
+/// Two FP8 in the low half of a word to float32, exactly.
+template <bool e4m3> __device__ __forceinline__ void decodeFp8Pair(uint32_t w, float* v) {
+#if __CUDA_ARCH__ >= 890
+  uint32_t halves;
+  if constexpr (e4m3) asm("{.reg .b16 s; cvt.u16.u32 s, %1; cvt.rn.f16x2.e4m3x2 %0, s;}\n" : "=r"(halves) : "r"(w));
+  else asm("{.reg .b16 s; cvt.u16.u32 s, %1; cvt.rn.f16x2.e5m2x2 %0, s;}\n" : "=r"(halves) : "r"(w));
+  decodeHalves(halves, v);
+#else
+  for (int k = 0; k < 2; k++) v[k] = e4m3 ? decodeE4M3(uint8_t(w >> 8 * k)) : decodeE5M2(uint8_t(w >> 8 * k));
+#endif
+}
+/// Two FP8, rounded to nearest even; beyond the range its end, NaN stays NaN.
+template <bool e4m3> __device__ __forceinline__ uint32_t fp8Pair(float low, float high) {
+#if __CUDA_ARCH__ >= 890
+  uint32_t pair;
+  if constexpr (e4m3) asm("{.reg .b16 s; cvt.rn.satfinite.e4m3x2.f32 s, %2, %1; cvt.u32.u16 %0, s;}\n" : "=r"(pair) : "f"(low), "f"(high));
+  else asm("{.reg .b16 s; cvt.rn.satfinite.e5m2x2.f32 s, %2, %1; cvt.u32.u16 %0, s;}\n" : "=r"(pair) : "f"(low), "f"(high));
+  return pair;
+#else
+  return e4m3 ? uint32_t(encodeE4M3(low)) | uint32_t(encodeE4M3(high)) << 8 : uint32_t(encodeE5M2(low)) | uint32_t(encodeE5M2(high)) << 8;
+#endif
+}
 
 /// d += a b, bf16 in, float32 out: a 16 x 16 by rows, b 16 x 8 by columns, d 16 x 8. Fragments as in the PTX manual
 /// (mma.m16n8k16): lane l holds rows l / 4 and l / 4 + 8, columns 2 (l % 4) and the next.

@@ -1,5 +1,6 @@
 // Pointers that know what they point into. Every access of a kernel goes through one of these, and each is checked.
 #pragma once
+#include <cstring>
 #include <string>
 #include <type_traits>
 
@@ -102,6 +103,19 @@ template <class T> void storeVec(const Ptr<T>& p, int64_t i, const Vec<T>& v) {
   if (sim::recording)
     for (int k = 0; k < n; k++) sim::record(at + k, sim::Access::write, p.name(), i + k - p.low());
   *reinterpret_cast<Vec<T>*>(at) = v;
+}
+
+/// The same 16 bytes as four words.
+template <class P> Vec<uint32_t> loadWords(const P& p, int64_t i) {
+  const auto v = loadVec(p, i);
+  Vec<uint32_t> w;
+  memcpy(&w, &v, 16);
+  return w;
+}
+template <class T> void storeWords(const Ptr<T>& p, int64_t i, const Vec<uint32_t>& w) {
+  Vec<T> v;
+  memcpy(&v, &w, 16);
+  storeVec(p, i, v);
 }
 
 inline unsigned atomicMaxAt(const Ptr<unsigned>& p, int64_t i, unsigned v) {

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <tuple>
 
+#include "../../../fp8-kernels/native/float8.h"
 #include "../timing.h"
 #include "access.h"
 #include "runtime.h"
@@ -65,6 +66,20 @@ inline Ptr<float> scalePtr(const Tensor& t, const char* name) {
 }
 template <class T> inline Ptr<T> rawPtr(void* data, int64_t count, const char* name) {
   return data ? Ptr<T>(static_cast<T*>(data), 0, count, name) : Ptr<T>();
+}
+
+inline float fastExp2(float x) { return exp2f(x); }
+inline uint32_t bf16Pair(float low, float high) { return uint32_t(encodeBF16(low)) | uint32_t(encodeBF16(high)) << 16; }
+inline void decodeHalves(uint32_t w, float* v) {
+  v[0] = decodeF16(uint16_t(w));
+  v[1] = decodeF16(uint16_t(w >> 16));
+}
+inline uint32_t halfPair(float low, float high) { return uint32_t(encodeF16(low, true)) | uint32_t(encodeF16(high, true)) << 16; }
+template <bool e4m3> void decodeFp8Pair(uint32_t w, float* v) {
+  for (int k = 0; k < 2; k++) v[k] = e4m3 ? decodeE4M3(uint8_t(w >> 8 * k)) : decodeE5M2(uint8_t(w >> 8 * k));
+}
+template <bool e4m3> uint32_t fp8Pair(float low, float high) {
+  return e4m3 ? uint32_t(encodeE4M3(low)) | uint32_t(encodeE4M3(high)) << 8 : uint32_t(encodeE5M2(low)) | uint32_t(encodeE5M2(high)) << 8;
 }
 
 /// The tensor core product in scalars: each lane takes what it needs of the other lanes' fragments.

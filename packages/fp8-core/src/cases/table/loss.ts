@@ -38,6 +38,25 @@ const cases: KernelCase[] = acts.flatMap((t) =>
   ),
 );
 
+/** Longer than what a block of the CUDA backend keeps in registers. */
+const long: KernelCase[] = acts.map((t) =>
+  kernelCase(
+    'softmax_cross_entropy',
+    `${t}, 2 x 23003, smoothing 0.1, backward`,
+    (r) => ({
+      logits: input(t, r.normals(2 * 23_003, 3)),
+      loss: output('f32', 2),
+      targets: input('i32', [22_999, 7]),
+      rows: 2,
+      vocab: 23_003,
+      grad_scale: 0.37,
+      smoothing: 0.1,
+      backward: 1,
+    }),
+    { loss, logits: gradient(t) },
+  ),
+);
+
 const extreme: KernelCase[] = acts.map((t) =>
   kernelCase(
     'softmax_cross_entropy',
@@ -118,6 +137,7 @@ const sum = (name: string, values: (r: CaseRandom) => ArrayLike<number>, alpha: 
 
 export const lossCases: readonly KernelCase[] = [
   ...cases,
+  ...long,
   ...extreme,
   ...shards,
   sum('one', () => [1.5], 2),
