@@ -84,8 +84,9 @@ PRESETS = {"gpt2-124m": (50257, 12, 12, 768), "gpt2-1.5b": (50257, 48, 25, 1600)
 def step(device, batch, seq, steps, vocab, layers, heads, c):
     """Tokens per second of FP32 weights under autocast, and peak memory; AdamW fused, gradients clipped."""
     torch.manual_seed(1)
-    with torch.device(device):
-        model = Gpt(vocab, seq, layers, heads, c)
+    if device == "cuda":
+        torch.set_default_device(device)  # weights are drawn there: 7B on the host take minutes
+    model = Gpt(vocab, seq, layers, heads, c)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=device == "cuda")
     run = model
     if device == "cuda" and layers <= 24:

@@ -3,8 +3,7 @@
 //
 // FP8 (compute capability 8.9 or newer) is taken in the TN layout alone: both operands contiguous along k. Forward products
 // are; the others need a transposed copy of one or both, a byte read and a byte written an element. Dims that are no
-// multiples of 16, or addresses, are made so by a padded copy, and the result is cut out. Scales are read on the device, from
-// copies at addresses that are multiples of 16: at others the library says at the launch that it does not support the product.
+// multiples of 16, or addresses, are made so by a padded copy, and the result is cut out. Scales are read on the device.
 // Fast accumulation (fewer bits between promotions) in forward products alone: those of two e4m3 tensors, as gradients are
 // e5m2. Everything else goes as BF16: operands of other dtypes are decoded first, and their scales multiply alpha.
 //
@@ -40,21 +39,20 @@ bool isFp8(DType t) { return t == DType::e4m3 || t == DType::e5m2; }
 int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
 
 /// Where the kernel below puts what the library reads on the device.
-enum Factor : int { kAlpha = 0, kBeta = 1, kScaleOfA = 4, kScaleOfB = 8, kFactors = 12 };
+enum Factor : int { kAlpha = 0, kBeta = 1, kFactors = 2 };
 
 /// What a product needs on the device beside its operands: alpha times the scales that the library does not take by itself,
-/// beta, the scales that it takes, and the bias in bf16.
-__global__ void __launch_bounds__(kThreads) prepareKernel(Ptr<float> out, float alpha, float beta, Ptr<const float> a, Ptr<const float> b, Ptr<const float> c, bool fold, Ptr<uint16_t> rounded, Ptr<const float> bias, int64_t n) {
+/// beta, and the bias in bf16.
+__global__ void __launch_bounds__(kThreads) prepareKernel(Ptr<float> out, float alpha, float beta, Ptr<const float> a, Ptr<const float> b, Ptr<const float> c, Ptr<uint16_t> rounded, Ptr<const float> bias, int64_t n) {
   const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (rounded && i < n) rounded[i] = encodeBF16(bias[i]);
   if (i > 0) return;
-  const float ofA = a ? float(a[kScaleInv]) : 1.0f, ofB = b ? float(b[kScaleInv]) : 1.0f;
-  float f = fold ? math::mul(math::mul(alpha, ofA), ofB) : alpha;
+  float f = alpha;
+  if (a) f = math::mul(f, a[kScaleInv]);
+  if (b) f = math::mul(f, b[kScaleInv]);
   if (c) f = math::mul(f, c[kScale]);
   out[kAlpha] = f;
   out[kBeta] = beta;
-  out[kScaleOfA] = ofA;
-  out[kScaleOfB] = ofB;
 }
 
 constexpr int kSide = 64, kTransposeThreads = 256;
@@ -137,14 +135,12 @@ struct Target {
 /// What goes into a product beside its operands.
 struct Extras {
   float alpha, beta;
-  /// On the device, when it is to be read there instead: see Factor.
+  /// On the device, for alpha and beta that only it knows: see Factor.
   const float* factors = nullptr;
-  bool scaled = false;  // with the scales of FP8 operands
+  const float *scaleA = nullptr, *scaleB = nullptr;  // of FP8 operands
   const void* bias = nullptr;
   DType biasType = DType::f32;
   bool fast = false;
-  /// c's scale or an operand's is folded into alpha, known on the device alone.
-  bool deviceAlpha = false;
 };
 
 using Key = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int, int, int, int, int, int, int, int, int>;
@@ -204,14 +200,11 @@ bool multiply(const Operand& a, const Operand& b, const Target& c, int64_t m, in
   };
   need(l.descCreate(&o.desc, lt::kCompute32F, lt::kF32), "MatmulDescCreate");
   const auto set = [&](lt::DescAttribute attribute, const auto& value) { need(l.descSet(o.desc, attribute, &value, sizeof value), "MatmulDescSetAttribute"); };
-  set(lt::kPointerMode, int32_t(extras.deviceAlpha ? lt::kDevice : lt::kHost));
+  set(lt::kPointerMode, int32_t(extras.factors ? lt::kDevice : lt::kHost));
   set(lt::kTransA, int32_t(a.transposed ? lt::kT : lt::kN));
   set(lt::kTransB, int32_t(b.transposed ? lt::kT : lt::kN));
-  if (extras.scaled) {
-    // The library's A is our b.
-    set(lt::kAScalePointer, extras.factors + kScaleOfB);
-    set(lt::kBScalePointer, extras.factors + kScaleOfA);
-  }
+  if (extras.scaleA) set(lt::kAScalePointer, extras.scaleA);
+  if (extras.scaleB) set(lt::kBScalePointer, extras.scaleB);
   if (extras.fast) set(lt::kFastAccum, int8_t(1));
   if (extras.bias) {
     set(lt::kEpilogue, int32_t(lt::kEpilogueBias));
@@ -223,7 +216,7 @@ bool multiply(const Operand& a, const Operand& b, const Target& c, int64_t m, in
   need(l.layoutCreate(&o.c, libraryType(c.dtype), uint64_t(m), uint64_t(n), c.ld), "MatrixLayoutCreate");
 
   const int alignments[3] = {alignmentOf(a.data), alignmentOf(b.data), alignmentOf(c.data)};
-  const int flags = int(extras.bias != nullptr) + 2 * int(extras.fast) + 4 * int(extras.scaled) + 8 * int(extras.deviceAlpha);
+  const int flags = int(extras.bias != nullptr) + 2 * int(extras.fast) + 4 * int(extras.scaleA != nullptr) + 8 * int(extras.factors != nullptr);
   const Key key{m, n, k, a.ld, b.ld, c.ld, int(a.dtype), int(b.dtype), int(c.dtype), a.transposed, b.transposed, flags, alignments[0], alignments[1], alignments[2]};
   auto found = s->known.find(key);
   if (found == s->known.end()) {
@@ -243,8 +236,8 @@ bool multiply(const Operand& a, const Operand& b, const Target& c, int64_t m, in
   if (found->second.state != lt::kSuccess) return false;
   beforeLaunch();
   const Timed timed(timesLaunches() ? timedName(a.dtype, b.dtype, c.dtype, m, n, k, flags) : std::string());
-  const float* const alpha = extras.deviceAlpha ? extras.factors + kAlpha : &extras.alpha;
-  const float* const beta = extras.deviceAlpha ? extras.factors + kBeta : &extras.beta;
+  const float* const alpha = extras.factors ? extras.factors + kAlpha : &extras.alpha;
+  const float* const beta = extras.factors ? extras.factors + kBeta : &extras.beta;
   need(l.matmul(s->handle, o.desc, alpha, a.data, o.a, b.data, o.b, beta, c.data, o.c, c.data, o.c, &found->second.algo, s->workspace, kWorkspace, stream()), "Matmul");
   return true;
 }
@@ -265,13 +258,13 @@ struct Fp8Rows {
   static bool isReady(const Tensor& t, int64_t rows, int64_t k, bool alongRows) { return !alongRows && rows % 16 == 0 && k % 16 == 0 && isAligned(t); }
 };
 
-/// Factors and bias as the library reads them.
+/// Factors and bias as the library reads them. `fold`: the operands' scales are part of alpha.
 struct Prepared {
   Scratch factors, rounded;
   Prepared(const Gemm& g, float beta, bool fold, bool withScale, bool roundBias) : factors(kFactors * sizeof(float)), rounded(roundBias ? size_t(g.n) * 2 : 0) {
-    const auto none = decltype(scalePtr(g.c, ""))(nullptr);
+    const auto scaleIf = [](bool wanted, const Tensor& t, const char* name) { return wanted ? scalePtr(t, name) : decltype(scalePtr(t, name))(nullptr); };
     launch("gemm: prepare", prepareKernel, dim3(roundBias ? unsigned((g.n + kThreads - 1) / kThreads) : 1), dim3(roundBias ? kThreads : kWarp), factors.as<float>("factors"), g.alpha, beta,
-           scalePtr(g.a, "a's scale block"), scalePtr(g.b, "b's scale block"), withScale ? scalePtr(g.c, "c's scale block") : none, fold,
+           scaleIf(fold, g.a, "a's scale block"), scaleIf(fold, g.b, "b's scale block"), scaleIf(withScale, g.c, "c's scale block"),
            roundBias ? rounded.as<uint16_t>("rounded bias") : decltype(rounded.as<uint16_t>(""))(nullptr), ptr<const float>(g.bias, "bias"), g.n);
   }
   const float* data() const { return static_cast<const float*>(factors.data()); }
@@ -297,11 +290,14 @@ bool fp8Product(const Gemm& g) {
   Extras extras;
   extras.alpha = g.alpha;
   extras.beta = direct && g.accumulate ? 1.0f : 0.0f;
-  extras.deviceAlpha = direct && g.c.scale;
-  extras.scaled = true;
-  const Prepared prepared(g, extras.beta, false, direct, direct && inside);
-  extras.factors = prepared.data();
-  if (direct && inside) extras.bias = prepared.rounded.data(), extras.biasType = DType::bf16;
+  // The library's A is our b.
+  if (g.b.scale) extras.scaleA = g.b.scale + kScaleInv;
+  if (g.a.scale) extras.scaleB = g.a.scale + kScaleInv;
+  const bool deviceAlpha = direct && g.c.scale;
+  std::optional<Prepared> prepared;
+  if (deviceAlpha || (direct && inside)) prepared.emplace(g, extras.beta, false, direct, direct && inside);
+  if (deviceAlpha) extras.factors = prepared->data();
+  if (direct && inside) extras.bias = prepared->rounded.data(), extras.biasType = DType::bf16;
   extras.fast = g.a.dtype == DType::e4m3 && g.b.dtype == DType::e4m3 && !g.accumulate && !g.transA && g.transB;
   const Target target{direct ? g.c.data : wide.data(), direct ? g.c.dtype : DType::f32, n};
   const bool done = multiply({b.data, g.b.dtype, k, n, k, true}, {a.data, g.a.dtype, k, m, k, false}, target, n, m, k, extras);
@@ -365,10 +361,10 @@ bool plainProduct(const Gemm& g) {
   Extras extras;
   extras.alpha = g.alpha;
   extras.beta = direct && g.accumulate ? 1.0f : 0.0f;
-  extras.deviceAlpha = g.a.scale || g.b.scale;
+  const bool deviceAlpha = g.a.scale || g.b.scale;
   std::optional<Prepared> prepared;
-  if (extras.deviceAlpha || roundBias) prepared.emplace(g, extras.beta, true, false, roundBias);
-  if (prepared) extras.factors = prepared->data();
+  if (deviceAlpha || roundBias) prepared.emplace(g, extras.beta, true, false, roundBias);
+  if (deviceAlpha) extras.factors = prepared->data();
   if (inside) extras.bias = roundBias ? prepared->rounded.data() : g.bias.data, extras.biasType = roundBias ? DType::bf16 : DType::f32;
 
   // Column-major: our b [k, n] is its [n, k]; stored transposed it is [k, n], to be transposed back.

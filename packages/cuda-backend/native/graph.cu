@@ -1,7 +1,8 @@
 // CUDA graphs without a word from the trainer. Launches are captured from the first one after a host read until the next host
-// read (or synchronize), then sent as one graph. A training step reads nothing before its loss, so it is one graph. The next
-// step's capture has the same kernels in the same order, and cudaGraphExecUpdate puts its arguments (a new learning rate,
-// other addresses) into the graph that exists; only when that fails, another one is made.
+// read (or synchronize), and sent as graphs of a few hundred launches: the device works on one while the host captures the
+// next. A training step reads nothing before its loss. The next step's captures have the same kernels in the same order, and
+// cudaGraphExecUpdate puts their arguments (a new learning rate, other addresses) into the graphs that exist; only when that
+// fails, another one is made.
 //
 // FP8_CUDA_GRAPH=1 switches it on, 0 off.
 #include <cstdlib>
@@ -12,7 +13,8 @@ namespace fp8lm {
 
 namespace {
 
-constexpr int kKept = 8;  // graphs: a training step, an evaluation, a step with other flags …
+constexpr int kKept = 128;          // graphs: of a training step, an evaluation, a step with other flags …
+constexpr int64_t kLaunches = 256;  // of one graph
 
 struct Graphs {
   bool on = [] {
@@ -23,7 +25,7 @@ struct Graphs {
   int64_t launches = 0;
   cudaGraphExec_t kept[kKept] = {};
   int64_t sizes[kKept] = {};
-  int next = 0;
+  int next = 0, oldest = 0;
   GraphStats stats;
 };
 
@@ -32,22 +34,28 @@ Graphs& graphs() {
   return *g;
 }
 
+/// The kept graph that takes this one's arguments. Steps repeat, so the one after the last used comes first.
 cudaGraphExec_t execFor(Graphs& g, cudaGraph_t graph) {
-  for (int i = 0; i < kKept; i++) {
+  for (int tried = 0; tried < kKept; tried++) {
+    const int i = (g.next + tried) % kKept;
     if (!g.kept[i] || g.sizes[i] != g.launches) continue;
     cudaGraphExecUpdateResultInfo info;
     if (cudaGraphExecUpdate(g.kept[i], graph, &info) == cudaSuccess) {
+      g.next = (i + 1) % kKept;
       g.stats.updates++;
       return g.kept[i];
     }
     (void)cudaGetLastError();
   }
-  const int slot = g.next;
-  g.next = (g.next + 1) % kKept;
+  // A free place, else the oldest.
+  int slot = 0;
+  while (slot < kKept && g.kept[slot]) slot++;
+  if (slot == kKept) slot = g.oldest, g.oldest = (g.oldest + 1) % kKept;
   if (g.kept[slot]) check(cudaGraphExecDestroy(g.kept[slot]), "cudaGraphExecDestroy");
   g.kept[slot] = nullptr;
   check(cudaGraphInstantiate(&g.kept[slot], graph, 0), "cudaGraphInstantiate");
   g.sizes[slot] = g.launches;
+  g.next = (slot + 1) % kKept;
   g.stats.instantiations++;
   return g.kept[slot];
 }
@@ -57,6 +65,7 @@ cudaGraphExec_t execFor(Graphs& g, cudaGraph_t graph) {
 void beforeLaunch() {
   Graphs& g = graphs();
   if (!g.on) return;
+  if (g.capturing && g.launches >= kLaunches) flushGraph();
   if (!g.capturing) {
     check(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");
     g.capturing = true;

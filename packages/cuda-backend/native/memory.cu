@@ -1,11 +1,14 @@
 // Device memory under a caching allocator: after the first training step no tensor costs a cudaMalloc. A block that is freed
 // may be handed out at once, since all work goes through one stream: whoever uses it next comes later in that order.
 //
+// Scale blocks come in slabs; those given back are made new again many at a time, so that a tensor costs no launch.
+//
 // Host reads and writes go through pinned staging, so that a copy overlaps the host's next piece: two halves, each with an
 // event that says when the device is done with it.
 #include "../../fp8-kernels/native/memory.h"
 
 #include <cstring>
+#include <map>
 #include <mutex>
 #include <new>
 #include <unordered_map>
@@ -17,11 +20,13 @@ namespace fp8lm::memory {
 namespace {
 
 constexpr size_t kStaging = size_t(4) << 20;
+constexpr int kSlab = 1024;  // scale blocks
 
 struct Pool {
   std::mutex mutex;
   std::unordered_map<size_t, std::vector<void*>> free;  // by rounded size
-  std::vector<float*> scales;
+  /// Scale blocks: ready for use; given back, with whatever their last user left in them; where they lie.
+  std::vector<float*> scales, returned, slabs;
   Stats stats;
 };
 
@@ -104,35 +109,59 @@ void release(void* data, size_t bytes) {
   p.stats.live -= int64_t(size);
 }
 
-static __global__ void scaleInitKernel(Ptr<float> block) {
-  const int i = int(threadIdx.x);
-  if (i < kScaleBlock) block[i] = i < 2 ? 1.0f : 0.0f;
+/// Blocks of one slab that are to be as new: bit b of word w stands for block 32 w + b.
+struct Returned {
+  unsigned bits[kSlab / 32] = {};
+};
+
+static __global__ void scaleInitKernel(Ptr<float> slab, Returned returned) {
+  for (int i = int(threadIdx.x); i < kSlab * kScaleBlock; i += int(blockDim.x)) {
+    const int block = i / kScaleBlock, slot = i % kScaleBlock;
+    if (returned.bits[block / 32] >> (block % 32) & 1u) slab[i] = slot == kScale || slot == kScaleInv ? 1.0f : 0.0f;
+  }
+}
+
+/// Makes the blocks that were given back usable again, a slab a launch; a new slab where there are few of them.
+static void refillScales(Pool& p) {
+  if (p.returned.size() < kSlab / 4) {
+    void* made = nullptr;
+    const cudaError_t error = cudaMalloc(&made, kSlab * kScaleBlock * sizeof(float));
+    if (error == cudaErrorMemoryAllocation) {
+      (void)cudaGetLastError();
+      throw std::bad_alloc();
+    }
+    check(error, "cudaMalloc");
+    p.slabs.push_back(static_cast<float*>(made));
+    for (int i = 0; i < kSlab; i++) p.returned.push_back(p.slabs.back() + kScaleBlock * i);
+  }
+  std::map<float*, Returned> bySlab;
+  for (float* const block : p.returned) {
+    for (float* const slab : p.slabs) {
+      const ptrdiff_t i = (block - slab) / kScaleBlock;
+      if (block < slab || i >= kSlab) continue;
+      bySlab[slab].bits[i / 32] |= 1u << (i % 32);
+      break;
+    }
+  }
+  for (const auto& [slab, blocks] : bySlab) launch("scale_init", scaleInitKernel, 1, 1024, rawPtr<float>(slab, kSlab * kScaleBlock, "scale blocks"), blocks);
+  p.scales.swap(p.returned);
+  p.returned.clear();
 }
 
 float* allocateScale() {
   Pool& p = pool();
-  float* block = nullptr;
-  {
-    std::lock_guard<std::mutex> lock(p.mutex);
-    if (p.scales.empty()) {
-      constexpr int count = 1024;
-      void* slab = nullptr;
-      const cudaError_t error = cudaMalloc(&slab, count * kScaleBlock * sizeof(float));
-      if (error == cudaErrorMemoryAllocation) throw std::bad_alloc();
-      check(error, "cudaMalloc");
-      for (int i = count - 1; i >= 0; i--) p.scales.push_back(static_cast<float*>(slab) + kScaleBlock * i);
-    }
-    block = p.scales.back();
-    p.scales.pop_back();
-  }
-  launch("scale_init", scaleInitKernel, 1, 32, rawPtr<float>(block, kScaleBlock, "scale block"));
+  std::lock_guard<std::mutex> lock(p.mutex);
+  device();
+  if (p.scales.empty()) refillScales(p);
+  float* const block = p.scales.back();
+  p.scales.pop_back();
   return block;
 }
 
 void releaseScale(float* block) {
   Pool& p = pool();
   std::lock_guard<std::mutex> lock(p.mutex);
-  p.scales.push_back(block);
+  p.returned.push_back(block);
 }
 
 void copyIn(void* device, const void* host, size_t bytes) {

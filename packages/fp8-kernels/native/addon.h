@@ -278,6 +278,9 @@ inline bool bytesOfArray(napi_env env, napi_value value, void** data, size_t* le
   return true;
 }
 
+/// The order in which scale blocks are handed over.
+constexpr ScaleSlot kScaleOrder[kScaleBlock] = {kScale, kScaleInv, kAmax, kSaturated};
+
 enum class Transfer { write, read, writeScale, readScale };
 
 template <Transfer kind> napi_value transfer(napi_env env, napi_callback_info info) {
@@ -292,7 +295,16 @@ template <Transfer kind> napi_value transfer(napi_env env, napi_callback_info in
   void* device = scale ? e->tensor.scale : e->tensor.data;
   if (scale && !device) return call.fail(std::string(nameOf(e->tensor.dtype)) + " has no scale block"), nullptr;
   if (length != expected) return call.fail("the array has " + std::to_string(length) + " bytes, the tensor " + std::to_string(expected)), nullptr;
-  if (kind == Transfer::write || kind == Transfer::writeScale) memory::copyIn(device, data, length);
+  if constexpr (scale) {
+    float block[kScaleBlock];
+    float* const given = static_cast<float*>(data);
+    if (kind == Transfer::readScale) memory::copyOut(block, device, length);
+    for (int i = 0; i < kScaleBlock; i++) {
+      if (kind == Transfer::readScale) given[i] = block[kScaleOrder[i]];
+      else block[kScaleOrder[i]] = given[i];
+    }
+    if (kind == Transfer::writeScale) memory::copyIn(device, block, length);
+  } else if (kind == Transfer::write) memory::copyIn(device, data, length);
   else memory::copyOut(data, device, length);
   return nullptr;
 }

@@ -22,8 +22,9 @@ constexpr float maxOf(DType t) {
 
 /// The scale block of a scaled tensor, four floats in the backend's own memory so that no kernel needs the host:
 /// stored value = value * scale, value = stored value * scaleInv. `amax` is the largest |value| seen by the cast that
-/// wrote the tensor (+inf if it met a NaN), `saturated` the number of elements that the cast clamped.
-enum ScaleSlot { kScale = 0, kScaleInv = 1, kAmax = 2, kSaturated = 3, kScaleBlock = 4 };
+/// wrote the tensor (+inf if it met a NaN), `saturated` the number of elements that the cast clamped. scaleInv is first, at the
+/// block's own address: a multiple of 16, as cuBLASLt wants of the scales it reads.
+enum ScaleSlot { kScaleInv = 0, kScale = 1, kAmax = 2, kSaturated = 3, kScaleBlock = 4 };
 
 /// One amax window (delayed scaling), `kWindowBlock` floats: updates since the last (re)start, the scale to use now, the
 /// amax of the running step, and the amaxes of up to 15 earlier steps, newest first.
