@@ -87,7 +87,7 @@ def step(device, batch, seq, steps, vocab, layers, heads, c):
     if device == "cuda":
         torch.set_default_device(device)  # weights are drawn there: 7B on the host take minutes
     model = Gpt(vocab, seq, layers, heads, c)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=device == "cuda")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, **({"fused": True} if device == "cuda" else {}))
     run = model
     if device == "cuda" and layers <= 24:
         run = torch.compile(model)
