@@ -35,5 +35,9 @@ export interface Backend {
   trim(): void;
   /** Bytes that one operation may take for a while where more makes it faster; 64 MiB where it is not said. */
   readonly scratchBytes?: number;
+  /** True where moving bytes costs more than holding them: a weight cast to FP8 in forward is kept for backward. */
+  readonly keepsCasts?: boolean;
+  /** What holds a weight's gradient between its product, summed in float32, and its cast to FP8; f32 where it is not said. */
+  readonly wideGradient?: 'f32' | 'bf16';
   readonly kernels: Kernels;
 }

@@ -6,7 +6,8 @@
 //
 // All sums are FP32; scales are applied in the product's epilogue. What is saved is the FP8 x, not the original. A weight
 // stored in FP16 or BF16 is cast to e4m3 for each use and the cast freed at once: one more pass over the weight (about 2 % of
-// a step), no second copy in memory. With a plain recipe the same code runs on unquantised tensors.
+// a step on a CPU), no second copy in memory; a backend with `keepsCasts` keeps it from forward to backward. With a plain
+// recipe the same code runs on unquantised tensors.
 import type { Backend } from '../backend.ts';
 import type { ActDType } from '../dtype.ts';
 import type { Parameter } from '../parameter.ts';
@@ -55,16 +56,18 @@ export const linear = defineOp({
       );
     }
     const a = layer.sites ? quantizeAt(x, layer.sites.x) : x;
-    context.save(a);
+    const w = computeWeight(layer);
+    if (x.backend.keepsCasts && w !== layer.weight.data) context.save(a, w);
+    else context.save(a);
     context.state = layer;
-    return multiplyByWeight(a, layer, layer.bias);
+    return multiplyByWeight(a, layer, layer.bias, w);
   },
   backward(context, dy) {
     const layer = context.state as LinearLayer;
-    const [a] = context.saved;
+    const [a, w] = context.saved;
     const m = dy.size / layer.weight.shape[0];
     const g = gradientForProducts(dy, layer);
-    const dx = context.wants[0] ? multiplyGradientByWeight(g, layer) : null;
+    const dx = context.wants[0] ? multiplyGradientByWeight(g, layer, w ?? computeWeight(layer)) : null;
     accumulateProduct(layer.weight, g, a, m, computeF32(layer.recipe));
     return [dx];
   },
@@ -74,13 +77,18 @@ export const linear = defineOp({
 export const computeF32 = (recipe: Recipe): number => (recipe.gemm === 'f32' ? 1 : 0);
 
 /** a w^T (+ bias) in the activation dtype; `a` as the product reads it. [..., in] -> [..., out] */
-export function multiplyByWeight(a: Tensor, layer: LinearLayer, bias: Parameter | null): Tensor {
+export function multiplyByWeight(
+  a: Tensor,
+  layer: LinearLayer,
+  bias: Parameter | null,
+  w: Tensor = computeWeight(layer),
+): Tensor {
   const [n, k] = layer.weight.shape;
   const y = empty(a.backend, withLastDim(a, n), layer.recipe.act);
   a.backend.kernels.gemm({
     c: y,
     a,
-    b: computeWeight(layer),
+    b: w,
     bias: bias?.data,
     m: a.size / k,
     n,
@@ -95,13 +103,13 @@ export function multiplyByWeight(a: Tensor, layer: LinearLayer, bias: Parameter 
 }
 
 /** g w in the activation dtype: the gradient of the layer's input. [..., out] -> [..., in] */
-export function multiplyGradientByWeight(g: Tensor, layer: LinearLayer): Tensor {
+export function multiplyGradientByWeight(g: Tensor, layer: LinearLayer, w: Tensor = computeWeight(layer)): Tensor {
   const [n, k] = layer.weight.shape;
   const dx = empty(g.backend, withLastDim(g, k), layer.recipe.act);
   g.backend.kernels.gemm({
     c: dx,
     a: g,
-    b: computeWeight(layer),
+    b: w,
     m: g.size / n,
     n: k,
     k: n,
@@ -151,7 +159,7 @@ export function accumulateProduct(weight: Parameter, g: Tensor, a: Tensor, m: nu
     });
   const { grad, accumulate } = weight.gradForAccumulation();
   if (grad.dtype === 'f32') return product(grad, accumulate);
-  const exact = empty(backend, weight.shape, 'f32');
+  const exact = empty(backend, weight.shape, compute_f32 ? 'f32' : (backend.wideGradient ?? 'f32'));
   const { mu } = weight;
   if (accumulate) {
     product(exact, false);
