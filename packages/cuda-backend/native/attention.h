@@ -11,6 +11,10 @@ struct AttentionShape {
   __host__ __device__ __forceinline__ int64_t kvHead(int64_t head) const { return head / (heads / kvHeads); }
 };
 
+/// bf16 on Hopper. @returns false if these are not its shapes, dtypes or chip; nothing was queued then
+bool wgmmaAttentionForward(const Tensor& y, const Tensor& lse, const Tensor& qkv, const AttentionShape& a, float scale);
+bool wgmmaAttentionBackward(const Tensor& dqkv, const Tensor& dy, const Tensor& y, const Tensor& lse, const Tensor& qkv, const AttentionShape& a, float scale);
+
 /// bf16 on the tensor cores. @returns false if these are not its shapes or dtypes; nothing was queued then
 bool mmaAttentionForward(const Tensor& y, const Tensor& lse, const Tensor& qkv, const AttentionShape& a, float scale);
 /// @param dots dy . y of each row, in lse's order
