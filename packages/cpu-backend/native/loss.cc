@@ -1,15 +1,19 @@
 // softmax_cross_entropy, whole and over a slice of the vocabulary: rows over threads; the arithmetic is in loss.inl.
 #include "loss.h"
 
+#include <stdexcept>
+#include <string>
+
 #include "kernels.gen.h"
 #include "ranges.h"
 
 namespace fp8lm {
 
 void softmax_cross_entropy(const Tensor& logits, const Tensor& loss, const Tensor& targets, int64_t rows, int64_t vocab,
-                           double grad_scale, double smoothing, int64_t backward) {
-  const LossArgs args{&logits,           loss.as<float>(), targets.as<int32_t>(), vocab,
-                      float(grad_scale), smoothing,        backward != 0};
+                           int64_t stride, double grad_scale, double smoothing, int64_t backward) {
+  if (stride < vocab) throw std::invalid_argument("stride " + std::to_string(stride) + " is less than vocab " + std::to_string(vocab));
+  const LossArgs args{&logits, loss.as<float>(),  targets.as<int32_t>(), vocab,
+                      stride,  float(grad_scale), smoothing,             backward != 0};
   const LossTable& table = lossTable();
   forRows(rows, 8 * vocab, [&](int, int64_t begin, int64_t end) { table.rows(args, begin, end); });
 }

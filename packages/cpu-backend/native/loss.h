@@ -6,10 +6,10 @@
 namespace fp8lm {
 
 struct LossArgs {
-  const Tensor* logits;  // [rows, vocab]
+  const Tensor* logits;  // [rows, stride]
   float* loss;
   const int32_t* targets;
-  int64_t vocab;
+  int64_t vocab, stride;
   float gradScale;
   double smoothing;
   bool backward;

@@ -75,7 +75,8 @@ template <class T> float lossRow(const LossArgs& a, T* row, int64_t target) {
 
 template <class T> void rowsOf(const LossArgs& a, int64_t begin, int64_t end) {
   for (int64_t r = begin; r < end; r++) {
-    T* row = a.logits->as<T>() + r * a.vocab;
+    T* row = a.logits->as<T>() + r * a.stride;
+    if (a.backward) fillRow(row + a.vocab, a.stride - a.vocab, 0.0f);
     const int64_t target = a.targets[r];
     if (target >= 0 && target < a.vocab) {
       a.loss[r] = lossRow(a, row, target);

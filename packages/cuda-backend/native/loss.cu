@@ -1,4 +1,6 @@
 // Softmax cross-entropy, a block a row, in place: whole rows, and rows of which each rank has a slice of the vocabulary.
+#include <stdexcept>
+
 #include "../../fp8-kernels/native/kernels.gen.h"
 #include "softmax.h"
 
@@ -6,15 +8,18 @@ namespace fp8lm {
 
 namespace {
 
-/// Logits [rows, vocab]; `before` elements lie between the last multiple of 16 bytes and the first of them.
+/// Logits [rows, stride], of which vocab count; `before` elements lie between the last multiple of 16 bytes and the first of them.
 template <DType L> struct Logits {
   Ptr<Code<L>> data;
-  int64_t vocab;
+  int64_t vocab, stride;
   int before;
 
-  Logits(const Tensor& t, int64_t vocab_) : data(ptr<Code<L>>(t, "logits")), vocab(vocab_), before(int(reinterpret_cast<uintptr_t>(t.data) % 16 / sizeof(Code<L>))) {}
+  Logits(const Tensor& t, int64_t vocab_, int64_t stride_) : data(ptr<Code<L>>(t, "logits")), vocab(vocab_), stride(stride_), before(int(reinterpret_cast<uintptr_t>(t.data) % 16 / sizeof(Code<L>))) {}
   template <int held> __device__ __forceinline__ Row<L, held> row(int64_t r) const {
-    return {data + r * vocab, vocab, int((before + r * vocab) % Row<L, held>::per)};
+    return {data + r * stride, vocab, int((before + r * stride) % Row<L, held>::per)};
+  }
+  __device__ __forceinline__ void clearPadding(int64_t r) const {
+    for (int64_t i = vocab + threadIdx.x; i < stride; i += blockDim.x) data[r * stride + i] = Code<L>(0);
   }
 };
 
@@ -34,12 +39,13 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks) crossEntropyKernel(Lo
   const int64_t r = blockIdx.x, vocab = logits.vocab;
   const int32_t target = targets[r];
   auto row = logits.template row<kHeld>(r);
+  if (backward) logits.clearPadding(r);
   if (target < 0 || target >= vocab) {
     if (threadIdx.x == 0) loss[r] = target < 0 ? 0.0f : floatOf(0x7fc00000u);
     if (backward) row.clear();
     return;
   }
-  const float logitOfTarget = Form<L>::decode(logits.data[r * vocab + target]);
+  const float logitOfTarget = Form<L>::decode(logits.data[r * logits.stride + target]);
   SoftmaxStats<smooth> own;
   row.read(own);
   const auto all = own.ofBlock();  // its barriers: all have read the target's logit before it is overwritten
@@ -53,7 +59,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks) crossEntropyKernel(Lo
   const RowGradient gradient{all.top, math::div(1.0f, all.sum), smooth ? math::div(smoothing, float(vocab)) : 0.0f, gradScale};
   row.rewrite(gradient);
   __syncthreads();
-  if (threadIdx.x == 0) logits.data[r * vocab + target] = Form<L>::encode(gradient.ofTarget(logitOfTarget, smoothing));
+  if (threadIdx.x == 0) logits.data[r * logits.stride + target] = Form<L>::encode(gradient.ofTarget(logitOfTarget, smoothing));
 }
 
 /// A row of a slice of the vocabulary: max, sum exp(x - max), logit of the target or 0, sum of logits.
@@ -113,12 +119,13 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks) shardedCrossEntropyKe
 
 }  // namespace
 
-void softmax_cross_entropy(const Tensor& logits, const Tensor& loss, const Tensor& targets, int64_t rows, int64_t vocab, double grad_scale, double smoothing, int64_t backward) {
+void softmax_cross_entropy(const Tensor& logits, const Tensor& loss, const Tensor& targets, int64_t rows, int64_t vocab, int64_t stride, double grad_scale, double smoothing, int64_t backward) {
+  if (stride < vocab) throw std::invalid_argument("stride " + std::to_string(stride) + " is less than vocab " + std::to_string(vocab));
   if (rows == 0) return;
   withAct(logits.dtype, [&](auto d) {
     constexpr DType L = decltype(d)::value;
     const auto kernel = smoothing > 0.0 ? crossEntropyKernel<L, true> : crossEntropyKernel<L, false>;
-    launch("softmax_cross_entropy", kernel, dim3(unsigned(rows)), dim3(kRowThreads), Logits<L>(logits, vocab), ptr<float>(loss, "loss"), ptr<const int32_t>(targets, "targets"),
+    launch("softmax_cross_entropy", kernel, dim3(unsigned(rows)), dim3(kRowThreads), Logits<L>(logits, vocab, stride), ptr<float>(loss, "loss"), ptr<const int32_t>(targets, "targets"),
            float(grad_scale), float(smoothing), backward != 0);
   });
 }
@@ -127,7 +134,7 @@ void softmax_stats(const Tensor& stats, const Tensor& logits, const Tensor& targ
   if (rows == 0) return;
   withAct(logits.dtype, [&](auto d) {
     constexpr DType L = decltype(d)::value;
-    launch("softmax_stats", softmaxStatsKernel<L>, dim3(unsigned(rows)), dim3(kRowThreads), ptr<float>(stats, "stats"), Logits<L>(logits, vocab),
+    launch("softmax_stats", softmaxStatsKernel<L>, dim3(unsigned(rows)), dim3(kRowThreads), ptr<float>(stats, "stats"), Logits<L>(logits, vocab, vocab),
            ptr<const int32_t>(targets, "targets"), vocab_start);
   });
 }
@@ -136,7 +143,7 @@ void sharded_cross_entropy(const Tensor& logits, const Tensor& loss, const Tenso
   if (rows == 0) return;
   withAct(logits.dtype, [&](auto d) {
     constexpr DType L = decltype(d)::value;
-    launch("sharded_cross_entropy", shardedCrossEntropyKernel<L>, dim3(unsigned(rows)), dim3(kRowThreads), Logits<L>(logits, vocab), ptr<float>(loss, "loss"),
+    launch("sharded_cross_entropy", shardedCrossEntropyKernel<L>, dim3(unsigned(rows)), dim3(kRowThreads), Logits<L>(logits, vocab, vocab), ptr<float>(loss, "loss"),
            ptr<const float>(stats, "stats"), ptr<const int32_t>(targets, "targets"), vocab_start, parts, total, float(grad_scale), float(smoothing), backward != 0);
   });
 }

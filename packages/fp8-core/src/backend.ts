@@ -35,6 +35,8 @@ export interface Backend {
   trim(): void;
   /** Bytes that one operation may take for a while where more makes it faster; 64 MiB where it is not said. */
   readonly scratchBytes?: number;
+  /** Products whose rows do not begin at multiples of as many elements are far slower; 1 where it is not said. */
+  readonly rowUnit?: number;
   /** True where moving bytes costs more than holding them: a weight cast to FP8 in forward is kept for backward. */
   readonly keepsCasts?: boolean;
   /** What holds a weight's gradient between its product, summed in float32, and its cast to FP8; f32 where it is not said. */

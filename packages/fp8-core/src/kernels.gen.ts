@@ -384,7 +384,7 @@ export interface EmbeddingBackwardArgs {
 }
 
 export interface SoftmaxCrossEntropyArgs {
-  /** inout f32|bf16 [rows*vocab] */
+  /** inout f32|bf16 [rows*stride] */
   logits: Tensor;
   /** out f32 [rows] */
   loss: Tensor;
@@ -392,6 +392,7 @@ export interface SoftmaxCrossEntropyArgs {
   targets: Tensor;
   rows: number;
   vocab: number;
+  stride: number;
   grad_scale: number;
   smoothing: number;
   backward: number;
@@ -539,7 +540,7 @@ export interface Kernels {
   /** token outside [start, start + vocab): zero row */
   embedding_forward(args: EmbeddingForwardArgs): void;
   embedding_backward(args: EmbeddingBackwardArgs): void;
-  /** backward: logits become their gradients * grad_scale; target < 0: row ignored, loss 0 */
+  /** row r begins at r * stride; backward: logits become their gradients * grad_scale, what lies beyond vocab 0; target < 0: row ignored, loss 0 */
   softmax_cross_entropy(args: SoftmaxCrossEntropyArgs): void;
   /** of a slice of the vocabulary; a row: max, sum exp(x - max), logit of the target or 0, sum of logits */
   softmax_stats(args: SoftmaxStatsArgs): void;
@@ -822,11 +823,12 @@ export const kernelTable: Record<keyof Kernels, readonly KernelParam[]> = {
     { name: 'max_seq', kind: 'int' },
   ],
   softmax_cross_entropy: [
-    { name: 'logits', kind: 'tensor', access: 'inout', dtypes: ['f32', 'bf16'], optional: false, size: (a) => a.rows*a.vocab },
+    { name: 'logits', kind: 'tensor', access: 'inout', dtypes: ['f32', 'bf16'], optional: false, size: (a) => a.rows*a.stride },
     { name: 'loss', kind: 'tensor', access: 'out', dtypes: ['f32'], optional: false, size: (a) => a.rows },
     { name: 'targets', kind: 'tensor', access: 'in', dtypes: ['i32'], optional: false, size: (a) => a.rows },
     { name: 'rows', kind: 'int' },
     { name: 'vocab', kind: 'int' },
+    { name: 'stride', kind: 'int' },
     { name: 'grad_scale', kind: 'num' },
     { name: 'smoothing', kind: 'num' },
     { name: 'backward', kind: 'int' },
@@ -939,7 +941,7 @@ export function bindKernels(native: NativeKernels): Kernels {
     attention_cached: (a) => native.attention_cached(handle(a.y, 'attention_cached: y'), handle(a.keys, 'attention_cached: keys'), handle(a.values, 'attention_cached: values'), handle(a.qkv, 'attention_cached: qkv'), a.seq, a.batch, a.heads, a.kv_heads, a.head_dim, a.start, a.max_seq, a.softmax_scale),
     embedding_forward: (a) => native.embedding_forward(handle(a.y, 'embedding_forward: y'), handle(a.tokens, 'embedding_forward: tokens'), handle(a.table, 'embedding_forward: table'), maybe(a.positions), a.rows, a.dim, a.vocab, a.vocab_start, a.batch, a.position, a.max_seq),
     embedding_backward: (a) => native.embedding_backward(handle(a.dtable, 'embedding_backward: dtable'), maybe(a.dpositions), handle(a.tokens, 'embedding_backward: tokens'), handle(a.dy, 'embedding_backward: dy'), a.rows, a.dim, a.vocab, a.vocab_start, a.batch, a.position, a.max_seq),
-    softmax_cross_entropy: (a) => native.softmax_cross_entropy(handle(a.logits, 'softmax_cross_entropy: logits'), handle(a.loss, 'softmax_cross_entropy: loss'), handle(a.targets, 'softmax_cross_entropy: targets'), a.rows, a.vocab, a.grad_scale, a.smoothing, a.backward),
+    softmax_cross_entropy: (a) => native.softmax_cross_entropy(handle(a.logits, 'softmax_cross_entropy: logits'), handle(a.loss, 'softmax_cross_entropy: loss'), handle(a.targets, 'softmax_cross_entropy: targets'), a.rows, a.vocab, a.stride, a.grad_scale, a.smoothing, a.backward),
     softmax_stats: (a) => native.softmax_stats(handle(a.stats, 'softmax_stats: stats'), handle(a.logits, 'softmax_stats: logits'), handle(a.targets, 'softmax_stats: targets'), a.rows, a.vocab, a.vocab_start),
     sharded_cross_entropy: (a) => native.sharded_cross_entropy(handle(a.logits, 'sharded_cross_entropy: logits'), handle(a.loss, 'sharded_cross_entropy: loss'), handle(a.stats, 'sharded_cross_entropy: stats'), handle(a.targets, 'sharded_cross_entropy: targets'), a.rows, a.vocab, a.vocab_start, a.parts, a.total, a.grad_scale, a.smoothing, a.backward),
     sum: (a) => native.sum(handle(a.y, 'sum: y'), handle(a.x, 'sum: x'), a.n, a.alpha),

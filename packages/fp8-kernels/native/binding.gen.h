@@ -400,17 +400,18 @@ static napi_value call_embedding_backward(napi_env env, napi_callback_info info)
 }
 
 static napi_value call_softmax_cross_entropy(napi_env env, napi_callback_info info) {
-  Call call(env, info, "softmax_cross_entropy", 8, 29);
+  Call call(env, info, "softmax_cross_entropy", 9, 29);
   const int64_t rows = call.integer(3, "rows");
   const int64_t vocab = call.integer(4, "vocab");
-  const double grad_scale = call.number(5, "grad_scale");
-  const double smoothing = call.number(6, "smoothing");
-  const int64_t backward = call.integer(7, "backward");
-  const Tensor logits = call.tensor(0, "logits", bit(DType::f32) | bit(DType::bf16), double(rows)*double(vocab), false);
+  const int64_t stride = call.integer(5, "stride");
+  const double grad_scale = call.number(6, "grad_scale");
+  const double smoothing = call.number(7, "smoothing");
+  const int64_t backward = call.integer(8, "backward");
+  const Tensor logits = call.tensor(0, "logits", bit(DType::f32) | bit(DType::bf16), double(rows)*double(stride), false);
   const Tensor loss = call.tensor(1, "loss", bit(DType::f32), double(rows), false);
   const Tensor targets = call.tensor(2, "targets", bit(DType::i32), double(rows), false);
   if (call.failed()) return nullptr;
-  call.run([&] { fp8lm::softmax_cross_entropy(logits, loss, targets, rows, vocab, grad_scale, smoothing, backward); });
+  call.run([&] { fp8lm::softmax_cross_entropy(logits, loss, targets, rows, vocab, stride, grad_scale, smoothing, backward); });
   return nullptr;
 }
 

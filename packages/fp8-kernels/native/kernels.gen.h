@@ -53,8 +53,8 @@ void attention_cached(const Tensor& y, const Tensor& keys, const Tensor& values,
 /// token outside [start, start + vocab): zero row
 void embedding_forward(const Tensor& y, const Tensor& tokens, const Tensor& table, const Tensor& positions, int64_t rows, int64_t dim, int64_t vocab, int64_t vocab_start, int64_t batch, int64_t position, int64_t max_seq);
 void embedding_backward(const Tensor& dtable, const Tensor& dpositions, const Tensor& tokens, const Tensor& dy, int64_t rows, int64_t dim, int64_t vocab, int64_t vocab_start, int64_t batch, int64_t position, int64_t max_seq);
-/// backward: logits become their gradients * grad_scale; target < 0: row ignored, loss 0
-void softmax_cross_entropy(const Tensor& logits, const Tensor& loss, const Tensor& targets, int64_t rows, int64_t vocab, double grad_scale, double smoothing, int64_t backward);
+/// row r begins at r * stride; backward: logits become their gradients * grad_scale, what lies beyond vocab 0; target < 0: row ignored, loss 0
+void softmax_cross_entropy(const Tensor& logits, const Tensor& loss, const Tensor& targets, int64_t rows, int64_t vocab, int64_t stride, double grad_scale, double smoothing, int64_t backward);
 /// of a slice of the vocabulary; a row: max, sum exp(x - max), logit of the target or 0, sum of logits
 void softmax_stats(const Tensor& stats, const Tensor& logits, const Tensor& targets, int64_t rows, int64_t vocab, int64_t vocab_start);
 /// softmax_cross_entropy over `total` logits of which these are a slice, from the stats of all slices

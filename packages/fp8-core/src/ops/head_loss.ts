@@ -3,8 +3,12 @@
 // In training the forward pass already computes the gradients. The loss is the end of the graph and its gradient is a known
 // constant, so each chunk goes logits -> dlogits in place -> dx, dw at once; keeping the logits for a backward pass would cost
 // their memory, recomputing them a third more of the head's work. Backward then only hands out dx.
+//
+// On a backend with a `rowUnit` that the vocabulary is no multiple of, the products run over padded rows: of the logits, of a
+// bf16 copy of the head and of its gradient. The padding is zero throughout.
 import type { Parameter } from '../parameter.ts';
 import { defineOp, isTraining } from '../tape.ts';
+import type { DType } from '../dtype.ts';
 import { empty, scope, type Tensor } from '../tensor.ts';
 import { accumulateProduct, rowsOf } from './linear.ts';
 
@@ -37,7 +41,9 @@ export const headLoss = defineOp({
     const [vocab, dim] = weight.shape;
     if (targets.size !== rows) throw new RangeError(`headLoss: x has ${rows} rows, targets are [${targets.shape}]`);
     const backward = isTraining() && context.wants[0] === true;
-    const chunk = chunkRows(rows, vocab * (x.dtype === 'f32' ? 4 : 2), chunkBytes);
+    const head = new PaddedHead(weight, x.dtype, backward);
+    const { stride } = head;
+    const chunk = chunkRows(rows, stride * (x.dtype === 'f32' ? 4 : 2), chunkBytes);
     const compute_f32 = x.dtype === 'f32' ? 1 : 0;
     const losses = empty(backend, [rows], 'f32');
     const flat = x.reshape(rows, dim);
@@ -49,13 +55,13 @@ export const headLoss = defineOp({
       scope(() => {
         const m = end - begin;
         const part = flat.slice(begin, end);
-        const logits = empty(backend, [m, vocab], x.dtype);
+        const logits = empty(backend, [m, stride], x.dtype);
         kernels.gemm({
           c: logits,
           a: part,
-          b: weight.data,
+          b: head.data,
           m,
-          n: vocab,
+          n: stride,
           k: dim,
           trans_a: 0,
           trans_b: 1,
@@ -69,6 +75,7 @@ export const headLoss = defineOp({
           targets: flatTargets.slice(begin, end),
           rows: m,
           vocab,
+          stride,
           grad_scale: gradScale / numTargets,
           smoothing,
           backward: backward ? 1 : 0,
@@ -78,19 +85,20 @@ export const headLoss = defineOp({
         kernels.gemm({
           c,
           a: logits,
-          b: weight.data,
+          b: head.data,
           m,
           n: dim,
-          k: vocab,
+          k: stride,
           trans_a: 0,
           trans_b: 0,
           accumulate: 0,
           compute_f32,
           alpha: 1,
         });
-        accumulateProduct(weight, logits, part, m, compute_f32);
+        head.accumulate(logits, part, m, compute_f32);
       });
     }
+    head.finish();
     if (dx) context.save(dx);
     const loss = empty(backend, [1], 'f32');
     kernels.sum({ y: loss, x: losses, n: rows, alpha: 1 / numTargets });
@@ -100,6 +108,63 @@ export const headLoss = defineOp({
     return [context.saved[0] ?? null, null];
   },
 });
+
+/** The head as the products of one call see it: the weight itself, or with rows of zeros that fill up the vocabulary. */
+class PaddedHead {
+  /** [stride, C] */
+  readonly data: Tensor;
+  readonly stride: number;
+  private readonly weight: Parameter;
+  /** f32 [stride, C], where the weight's own gradient cannot be written. */
+  private readonly gradient: Tensor | null;
+  private started = false;
+
+  constructor(weight: Parameter, act: DType, backward: boolean) {
+    const [vocab, dim] = weight.shape;
+    const { backend, data } = weight;
+    const unit = act === 'bf16' && weight.format.grad === 'f32' ? (backend.rowUnit ?? 1) : 1;
+    this.weight = weight;
+    this.stride = Math.ceil(vocab / unit) * unit;
+    const padded = this.stride > vocab;
+    this.gradient = padded && backward ? empty(backend, [this.stride, dim], 'f32') : null;
+    this.data = data;
+    if (!padded) return;
+    this.data = empty(backend, [this.stride, dim], act);
+    const [whole, padding] = [this.data.slice(0, vocab), this.data.slice(vocab, this.stride)];
+    backend.kernels.cast({ y: whole, x: data, n: data.size, random: 0 });
+    backend.kernels.fill({ y: padding, n: padding.size, value: 0 });
+  }
+
+  /** Adds dlogits^T x to the gradient; dlogits [m, stride], x [m, C]. */
+  accumulate(dlogits: Tensor, x: Tensor, m: number, compute_f32: number): void {
+    const { weight, stride, gradient } = this;
+    if (!gradient) return accumulateProduct(weight, dlogits, x, m, compute_f32);
+    weight.backend.kernels.gemm({
+      c: gradient,
+      a: dlogits,
+      b: x,
+      m: stride,
+      n: weight.shape[1],
+      k: m,
+      trans_a: 1,
+      trans_b: 0,
+      accumulate: this.started ? 1 : 0,
+      compute_f32,
+      alpha: 1,
+    });
+    this.started = true;
+  }
+
+  /** Hands the sum of all chunks to the weight. */
+  finish(): void {
+    if (!this.gradient || !this.started) return;
+    const { backend, shape } = this.weight;
+    const { grad, accumulate } = this.weight.gradForAccumulation();
+    const sum = this.gradient.slice(0, shape[0]);
+    if (accumulate) backend.kernels.add({ y: grad, a: grad, b: sum, n: grad.size });
+    else backend.copy(grad.handle, sum.handle);
+  }
+}
 
 /** Rows of a chunk: as many as fit the budget, evenly split, in multiples of 16. */
 function chunkRows(rows: number, rowBytes: number, budget: number): number {

@@ -266,6 +266,41 @@ describe('headLoss', () => {
     });
     head.release();
   });
+
+  test.each([1, 1 << 20])('padded rows change no bit, in chunks of %i bytes', (chunkBytes) => {
+    const results = [{}, { rowUnit: 8 }].map((traits) => {
+      const padding: Backend = { ...referenceBackend(), ...traits };
+      const make = (shape: number[], values: Float32Array): Tensor => {
+        const [t, exact] = [empty(padding, shape, 'bf16'), empty(padding, shape, 'f32')];
+        padding.write(exact.handle, new Uint8Array(values.buffer));
+        padding.kernels.cast({ y: t, x: exact, n: t.size, random: 0 });
+        return t;
+      };
+      const read = (t: Tensor): number[] => {
+        const bytes = new Uint8Array(t.numBytes);
+        padding.read(t.handle, bytes);
+        return Array.from(bytes);
+      };
+      const head = new ParameterClass(modelContext(padding, recipes.bf16, 7), 'head', [vocab, 4], 'embedding', {
+        std: 1,
+      });
+      const bytes = scope(() => {
+        const ids = empty(padding, [3, 2], 'i32');
+        padding.write(ids.handle, new Uint8Array(Int32Array.from(targets).buffer));
+        const x = make([3, 2, 4], wave(24, 0.8));
+        // Twice: the second gradient is added to the first.
+        return [0, 1].flatMap(() => {
+          const run = record(() => ops.headLoss(x, head, ids, 5, { chunkBytes }), [x]);
+          const [dx] = run.backward();
+          return [run.output, dx as Tensor, head.grad as Tensor].map(read);
+        });
+      });
+      head.release();
+      expect(padding.memory().live).toBe(0);
+      return bytes;
+    });
+    expect(results[1]).toEqual(results[0]);
+  });
 });
 
 test('every exported op has a row', () => {

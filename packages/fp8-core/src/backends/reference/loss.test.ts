@@ -20,6 +20,7 @@ function run(x: Float32Array, smoothing: number, backward: number, grad_scale = 
     targets: tensorFrom(ref, 'i32', targets),
     rows,
     vocab,
+    stride: vocab,
     grad_scale,
     smoothing,
     backward,
@@ -55,12 +56,15 @@ it('smoothing mixes the loss with the mean over the vocabulary', () => {
 });
 
 it('refuses a target beyond the vocabulary', () => {
-  const args = { rows: 1, vocab: 2, grad_scale: 1, smoothing: 0, backward: 0 };
+  const args = { rows: 1, vocab: 2, stride: 2, grad_scale: 1, smoothing: 0, backward: 0 };
   const t = tensorFrom(ref, 'f32', [0, 0]);
   const loss = empty(ref, [1], 'f32');
   expect(() => k.softmax_cross_entropy({ logits: t, loss, targets: tensorFrom(ref, 'i32', [2]), ...args })).toThrow(
     'softmax_cross_entropy: target 2 of row 0; expected less than vocab 2',
   );
+  expect(() =>
+    k.softmax_cross_entropy({ logits: t, loss, targets: tensorFrom(ref, 'i32', [1]), ...args, stride: 1 }),
+  ).toThrow('softmax_cross_entropy: stride 1 is less than vocab 2');
 });
 
 it('sum scales the sum', () => {

@@ -4,11 +4,13 @@ import { f32Of, i32Of, load, storePlain } from './cells.ts';
 
 /**
  * loss[r] = (1 - e) * (lse - logit[target]) + e * mean over the vocabulary of (lse - logit), e = smoothing. With `backward`
- * the logits become grad_scale * (softmax - (1 - e) * onehot - e / vocab). A negative target: loss and gradient 0.
+ * the logits become grad_scale * (softmax - (1 - e) * onehot - e / vocab), and what pads a row 0. A negative target: loss and
+ * gradient 0.
  */
 export function softmax_cross_entropy(a: CellsOf<SoftmaxCrossEntropyArgs>): void {
-  const { rows, vocab, smoothing, grad_scale } = a;
-  const logits = load(a.logits, rows * vocab);
+  const { rows, vocab, stride, smoothing, grad_scale } = a;
+  if (stride < vocab) throw new RangeError(`softmax_cross_entropy: stride ${stride} is less than vocab ${vocab}`);
+  const logits = load(a.logits, rows * stride);
   const targets = i32Of(a.targets);
   for (let r = 0; r < rows; r++) {
     if (targets[r] >= vocab) {
@@ -19,7 +21,8 @@ export function softmax_cross_entropy(a: CellsOf<SoftmaxCrossEntropyArgs>): void
   }
   const loss = f32Of(a.loss);
   for (let r = 0; r < rows; r++) {
-    const row = logits.subarray(r * vocab, (r + 1) * vocab);
+    const row = logits.subarray(r * stride, r * stride + vocab);
+    if (a.backward) logits.fill(0, r * stride + vocab, (r + 1) * stride);
     const target = targets[r];
     if (target < 0) {
       loss[r] = 0;

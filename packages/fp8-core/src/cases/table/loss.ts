@@ -26,6 +26,7 @@ const cases: KernelCase[] = acts.flatMap((t) =>
               targets: input('i32', targets),
               rows,
               vocab,
+              stride: vocab,
               grad_scale: backward ? 0.37 : 1,
               smoothing,
               backward,
@@ -49,11 +50,33 @@ const long: KernelCase[] = acts.map((t) =>
       targets: input('i32', [22_999, 7]),
       rows: 2,
       vocab: 23_003,
+      stride: 23_003,
       grad_scale: 0.37,
       smoothing: 0.1,
       backward: 1,
     }),
     { loss, logits: gradient(t) },
+  ),
+);
+
+const padded: KernelCase[] = acts.flatMap((t) =>
+  [0, 1].map((backward) =>
+    kernelCase(
+      'softmax_cross_entropy',
+      `${t}, 5 x 37 in rows of 48${backward ? ', backward' : ''}`,
+      (r) => ({
+        logits: input(t, r.normals(5 * 48, 3)),
+        loss: output('f32', 5),
+        targets: input('i32', [36, 0, -1, 7, 20]),
+        rows: 5,
+        vocab: 37,
+        stride: 48,
+        grad_scale: 0.37,
+        smoothing: 0.1,
+        backward,
+      }),
+      { loss, ...(backward ? { logits: gradient(t) } : {}) },
+    ),
   ),
 );
 
@@ -67,6 +90,7 @@ const extreme: KernelCase[] = acts.map((t) =>
       targets: input('i32', [-1, 7, -100]),
       rows: 3,
       vocab: 65,
+      stride: 65,
       grad_scale: 1,
       smoothing: 0,
       backward: 1,
@@ -138,6 +162,7 @@ const sum = (name: string, values: (r: CaseRandom) => ArrayLike<number>, alpha: 
 export const lossCases: readonly KernelCase[] = [
   ...cases,
   ...long,
+  ...padded,
   ...extreme,
   ...shards,
   sum('one', () => [1.5], 2),
