@@ -46,11 +46,7 @@ function measure(
   const { status, stdout, stderr } = spawnSync(
     process.execPath,
     [command, 'bench', 'step', '--device', 'cuda', '--json', ...args],
-    {
-      encoding: 'utf8',
-      env: { ...process.env, FP8_CUDA_GRAPH: process.env.FP8_CUDA_GRAPH ?? '1' },
-      maxBuffer: 1 << 26,
-    },
+    { encoding: 'utf8', maxBuffer: 1 << 26 },
   );
   if (status !== 0)
     return {

@@ -1,13 +1,14 @@
 // `npm run bench:gpu`: first the case table on the device, then the measurements. Writes benchmarks/results/DATE-gpu-NAME.json
 // and .md. With FP8_CUDA=sim everything runs in small form to prove its logic; no figure is then measured, printed or kept.
 //
-//   npm run bench:gpu -- [--only cases|kernels|gemm|models|peers] [--steps N] [--out FOLDER]
+//   npm run bench:gpu -- [--only cases|kernels|gemm|layer|models|peers] [--steps N] [--out FOLDER]
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { checkCases, cudaBackend } from 'cuda-backend';
 import { UserError } from 'fp8-core';
 import { provenance, save, table } from '../report.mjs';
 import { measureBandwidth, measureProducts } from './kernels.ts';
+import { measureLayers } from './layer.ts';
 import { measureModels, type ModelResult } from './models.ts';
 
 const root = join(import.meta.dirname, '../..');
@@ -52,6 +53,13 @@ function run(): number {
       number(r.ratio, 2),
     ]);
     sections.push(`## Products\n\n${table(['layer', 'm x n x k', 'bf16 TFLOP/s', 'FP8 TFLOP/s', 'ratio'], cells)}`);
+  }
+  if (wants('layer')) {
+    const rows = (result.layers = measureLayers(backend));
+    const cells = rows.map((r) => [r.layer, r.recipe, `${r.batch} x ${r.seq}`, number(r.ms, 2), number(r.tflops, 0)]);
+    sections.push(
+      `## One layer: forward, backward, update\n\n${table(['layer', 'recipe', 'tokens', 'ms', 'TFLOP/s'], cells)}`,
+    );
   }
   if (wants('models')) {
     const rows: ModelResult[] = (result.models = measureModels(backend, Number(argument('steps') ?? 20)));
