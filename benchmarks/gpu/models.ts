@@ -19,7 +19,7 @@ const recipes = ['bf16', 'te', 'o1', 'o2', 'o3'];
 const onChip = [
   { preset: 'gpt2-124m', seq: 1024, batches: [16] },
   { preset: 'gpt2-1.5b', seq: 1024, batches: [4, 8, 16] },
-  { preset: 'gpt-7b', seq: 2048, batches: [1, 2, 4] },
+  { preset: 'gpt-7b', seq: 2048, batches: [1, 2, 4, 8] },
 ];
 
 /** Equal micro-batches side by side; of a model's best micro-batch the reader picks the row. */
