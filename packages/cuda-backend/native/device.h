@@ -11,7 +11,9 @@
 //   atomicMaxAt, atomicAddAt   on element i of a Ptr; float atomics are left out on purpose: their order, and so the last bit
 //                        of their sum, would change from run to run
 //   lastBlock(ticket)    true in all threads of the block that comes last: it sees what all others wrote
-//   fastExp2, bf16Pair   what one instruction does: 2^x nearly, two casts to bf16
+//   fastExp2, nearlySqrt, nearlyRecip   one instruction each: nearly 2^x, square root, 1 / x
+//   bf16Pair, halfPair, fp8Pair   two casts at once, bits as in float8.h; decodeHalves, decodeFp8Pair: back
+//   maxMagnitude(a, x)   max(a, |x|), NaN if either is
 //   mmaBf16              one tensor core product of a warp, 16 x 8 x 16
 //
 // Kernels never use a raw T* from a tensor, so that the simulator sees every access.

@@ -7,7 +7,7 @@
 // FP8_CUDA_GRAPH=1 switches it on, 0 off.
 #include <cstdlib>
 
-#include "context.h"
+#include "gathered.h"
 
 namespace fp8lm {
 
@@ -63,6 +63,7 @@ cudaGraphExec_t execFor(Graphs& g, cudaGraph_t graph) {
 }  // namespace
 
 void beforeLaunch() {
+  sendGathered();
   Graphs& g = graphs();
   if (!g.on) return;
   if (g.capturing && g.launches >= kLaunches) flushGraph();
@@ -75,6 +76,7 @@ void beforeLaunch() {
 }
 
 void flushGraph() {
+  sendGathered();
   Graphs& g = graphs();
   if (!g.capturing) return;
   g.capturing = false;

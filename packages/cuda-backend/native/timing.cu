@@ -60,6 +60,7 @@ Timed::~Timed() {
 }
 
 const Times& launchTimes() {
+  flushGraph();
   Timing& t = timing();
   for (const Pair& p : t.pending) {
     float ms = 0.0f;

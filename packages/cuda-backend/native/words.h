@@ -31,4 +31,38 @@ template <DType D> __device__ __forceinline__ uint32_t encodeWord(const float* v
   else return fp8Pair<D == DType::e4m3>(v[0], v[1]) | fp8Pair<D == DType::e4m3>(v[2], v[3]) << 16;
 }
 
+/// G neighbours in registers, in 16-byte loads and stores.
+template <DType D, int G> struct Pack {
+  static constexpr int kCount = G / kPerWord<D>;
+  static_assert(kCount % 4 == 0, "whole vectors of 16 bytes");
+  uint32_t w[kCount];
+
+  __device__ __forceinline__ void load(const Ptr<const Code<D>> p, int64_t i) {
+#pragma unroll
+    for (int k = 0; k < kCount; k += 4) {
+      const Words in = loadWords(p, i + k * kPerWord<D>);
+#pragma unroll
+      for (int q = 0; q < 4; q++) w[k + q] = in.v[q];
+    }
+  }
+  __device__ __forceinline__ void store(const Ptr<Code<D>> p, int64_t i) const {
+#pragma unroll
+    for (int k = 0; k < kCount; k += 4) {
+      Words out;
+#pragma unroll
+      for (int q = 0; q < 4; q++) out.v[q] = w[k + q];
+      storeWords(p, i + k * kPerWord<D>, out);
+    }
+  }
+  /// Elements 4 quad to 4 quad + 3.
+  __device__ __forceinline__ void decode(int quad, float (&v)[4]) const {
+#pragma unroll
+    for (int k = 0; k < 4; k += kPerWord<D>) decodeWord<D>(w[(4 * quad + k) / kPerWord<D>], v + k);
+  }
+  __device__ __forceinline__ void encode(int quad, const float (&v)[4]) {
+#pragma unroll
+    for (int k = 0; k < 4; k += kPerWord<D>) w[(4 * quad + k) / kPerWord<D>] = encodeWord<D>(v + k);
+  }
+};
+
 }  // namespace fp8lm

@@ -47,6 +47,23 @@ __device__ __forceinline__ float fastExp2(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
   return y;
 }
+/// Square root and 1 / x, relative error 2^-22; numbers below the normal range count as 0.
+__device__ __forceinline__ float nearlySqrt(float x) {
+  float y;
+  asm("sqrt.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ __forceinline__ float nearlyRecip(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+  return y;
+}
+/// max(a, |x|); NaN if either is.
+__device__ __forceinline__ float maxMagnitude(float a, float x) {
+  float y;
+  asm("{.reg .f32 m; abs.f32 m, %2; max.NaN.f32 %0, %1, m;}\n" : "=f"(y) : "f"(a), "f"(x));
+  return y;
+}
 /// Two bf16, rounded to nearest even: `low` in the low half.
 __device__ __forceinline__ uint32_t bf16Pair(float low, float high) {
   uint32_t pair;

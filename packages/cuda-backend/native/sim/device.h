@@ -14,6 +14,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define threadIdx ::fp8lm::sim::threadIndex
 #define blockIdx ::fp8lm::sim::blockIndex
 #define blockDim ::fp8lm::sim::blockSize
@@ -69,6 +70,9 @@ template <class T> inline Ptr<T> rawPtr(void* data, int64_t count, const char* n
 }
 
 inline float fastExp2(float x) { return exp2f(x); }
+inline float nearlySqrt(float x) { return sqrtf(x); }
+inline float nearlyRecip(float x) { return 1.0f / x; }
+inline float maxMagnitude(float a, float x) { return a != a ? a : x != x || fabsf(x) > a ? fabsf(x) : a; }
 inline uint32_t bf16Pair(float low, float high) { return uint32_t(encodeBF16(low)) | uint32_t(encodeBF16(high)) << 16; }
 inline void decodeHalves(uint32_t w, float* v) {
   v[0] = decodeF16(uint16_t(w));

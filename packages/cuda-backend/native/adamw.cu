@@ -1,0 +1,462 @@
+// AdamW for the dtypes of the recipes: many tensors a launch, 16-byte accesses, hardware conversions. See adamw.h.
+//
+// The calls are gathered (gathered.h); a block walks through chunks of all tensors of the list. Where the amax of a state is
+// finite nothing can saturate, since its scale was chosen from that amax: such chunks count nothing. Chunks of a tensor with an
+// infinite amax, tensors at odd addresses and ends of tensors are done value by value, and do count.
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "../../fp8-kernels/native/kernels.gen.h"
+#include "adamw.h"
+#include "gathered.h"
+#include "words.h"
+
+namespace fp8lm {
+
+namespace {
+
+constexpr DType kNone = DType::i32;  // no weight beside p
+constexpr int kChunk = 16384, kMostJobs = 160;
+
+/// Dtypes of one kernel, and how many neighbours a thread takes at once: 16 bytes of the narrowest dtype.
+template <DType P_, DType M_, DType V_, DType G_, DType W_ = kNone> struct Formats {
+  static constexpr DType P = P_, M = M_, V = V_, G = G_, W = W_;
+  static constexpr bool hasW = W != kNone, scaledW = isScaled<W>;
+  static constexpr bool needsP = isScaled<P> || scaledW, needsM = isScaled<M>, needsV = isScaled<V>, measures = needsP || needsM || needsV;
+  static constexpr int narrowest = [] {
+    int bytes = 4;
+    for (const DType t : {P, M, V, G, hasW ? W : P}) bytes = int(bytesOf(t)) < bytes ? int(bytesOf(t)) : bytes;
+    return bytes;
+  }();
+  static constexpr int group = 16 / narrowest;
+  /// Words that a thread holds of its neighbours, and so the blocks that a multiprocessor takes without spilling.
+  static constexpr int held = group * int(bytesOf(P) + bytesOf(M) + bytesOf(V) + bytesOf(G)) / 4, blocks = held <= 24 ? 3 : 2;
+  using CodeW = Code<hasW ? W : P>;
+
+  static bool match(const AdamWCall& c) {
+    const Tensor& p = c.master ? c.master : c.w;
+    return p.dtype == P && c.m.dtype == M && c.v.dtype == V && c.grad.dtype == G && bool(c.master) == hasW && (!hasW || c.w.dtype == W);
+  }
+};
+
+template <class F> struct Job {
+  Ptr<Code<F::P>> p;
+  Ptr<Code<F::M>> m;
+  Ptr<Code<F::V>> v;
+  Ptr<const Code<F::G>> grad;
+  Ptr<typename F::CodeW> w;
+  Ptr<float> blockP, blockM, blockV, blockW;
+  Ptr<const float> blockG;
+  Ptr<float> amaxes;  // of a shard: written in phase 1, read in phase 2
+  int64_t n;
+  float decay;
+  int phase;
+  bool aligned;
+};
+
+template <class F> struct List : JobList<Job<F>, kMostJobs> {
+  Ptr<const float> control;
+  Ptr<unsigned> words;  // kWords a job
+  Hyper hyper;
+};
+
+/// What a block knows of the tensor whose chunks it does.
+struct Live {
+  float invP = 1.0f, invM = 1.0f, invV = 1.0f, invG = 1.0f;
+  float scaleP = 1.0f, scaleM = 1.0f, scaleV = 1.0f, scaleW = 1.0f, newP = 1.0f;
+  bool counts = false;   // an amax is infinite, so values may saturate
+  bool writesW = false;  // not where p's amax is infinite: castWeightKernel does that
+};
+
+template <DType D> constexpr float kLargest = maxOf(D);
+
+template <DType D> __device__ __forceinline__ float unscale(float x, float inv) {
+  if constexpr (isScaled<D>) return math::mul(x, inv);
+  else return x;
+}
+
+/// The value that a code stands for once x is stored at a scale.
+template <DType D> __device__ __forceinline__ float storedForm(float x, float scale, float inv) {
+  return unscale<D>(Form<D>::decode(Form<D>::encode(isScaled<D> ? math::mul(x, scale) : x)), inv);
+}
+
+template <DType D> __device__ __forceinline__ float scaleOf(Ptr<const float> block, unsigned bits, bool& counts) {
+  if constexpr (!isScaled<D>) return 1.0f;
+  if (!isFinite(bits)) counts = true;
+  return scaleFor(amaxOf(bits), kLargest<D>, previousScale(block[kScale]));
+}
+
+template <class F> __device__ __forceinline__ unsigned amaxBits(const List<F>& list, int k, int slot) {
+  return list.job[k].phase == 2 ? magnitude(list.job[k].amaxes[slot]) : unsigned(list.words[k * kWords + kMeasured + slot]);
+}
+
+template <class F, bool apply> __device__ __forceinline__ Live enter(const List<F>& list, int k) {
+  const Job<F>& j = list.job[k];
+  Live a;
+  if constexpr (isScaled<F::P>) a.invP = j.blockP[kScaleInv];
+  if constexpr (isScaled<F::M>) a.invM = j.blockM[kScaleInv];
+  if constexpr (isScaled<F::V>) a.invV = j.blockV[kScaleInv];
+  if constexpr (isScaled<F::G>) a.invG = j.blockG ? float(j.blockG[kScaleInv]) : 1.0f;
+  if constexpr (apply) {
+    const unsigned bitsP = F::needsP ? amaxBits(list, k, kP) : 0u;
+    if constexpr (isScaled<F::P>) a.newP = math::div(1.0f, a.scaleP = scaleOf<F::P>(j.blockP, bitsP, a.counts));
+    if constexpr (isScaled<F::M>) a.scaleM = scaleOf<F::M>(j.blockM, amaxBits(list, k, kM), a.counts);
+    if constexpr (isScaled<F::V>) a.scaleV = scaleOf<F::V>(j.blockV, amaxBits(list, k, kV), a.counts);
+    if constexpr (F::hasW) {
+      a.writesW = !F::scaledW || isFinite(bitsP);
+      if constexpr (F::scaledW)
+        if (a.writesW) a.scaleW = scaleFor(storedForm<F::P>(amaxOf(bitsP), a.scaleP, a.newP), kLargest<F::W>, previousScale(j.blockW[kScale]));
+    }
+  }
+  return a;
+}
+
+/// Amaxes of the new values that a thread has seen, as floats; NaN once one was.
+struct Largest {
+  float p = 0.0f, m = 0.0f, v = 0.0f;
+};
+
+/// The new p where it may be larger than all seen so far: the update is nearly |p| decay + step |m| / (sqrt(v) c + eps), and what
+/// stays below by more than the error of that need not be known exactly.
+template <class F> __device__ __forceinline__ void measureOne(float p, float g, float m, float v, const math::AdamWStep& step, Largest& seen) {
+  math::adamwMoments(g, m, v, step);
+  if constexpr (F::needsM) seen.m = maxMagnitude(seen.m, m);
+  if constexpr (F::needsV) seen.v = maxMagnitude(seen.v, v);
+  if constexpr (F::needsP) {
+    const float u = fabsf(m) * nearlyRecip(math::mulAdd(nearlySqrt(v), step.rootCorrection2, step.eps));
+    const float bound = math::mulAdd(step.step, u, fabsf(math::mul(p, step.decay))) * 1.001f;
+    if (!(bound <= seen.p)) {
+      const float exact = math::div(m, math::add(math::mul(math::sqrt(v), step.rootCorrection2), step.eps));
+      seen.p = maxMagnitude(seen.p, math::sub(math::mul(p, step.decay), math::mul(step.step, exact)));
+    }
+  }
+}
+
+template <class F> __device__ __forceinline__ void measureGroup(const Job<F>& j, int64_t i, const Live& a, const math::AdamWStep& step, Largest& seen) {
+  constexpr int G = F::group;
+  Pack<F::P, G> p;
+  Pack<F::M, G> m;
+  Pack<F::V, G> v;
+  Pack<F::G, G> g;
+  g.load(j.grad, i);
+  m.load(j.m, i);
+  if constexpr (F::needsV || F::needsP) v.load(j.v, i);
+  if constexpr (F::needsP) p.load(j.p, i);
+#pragma unroll
+  for (int q = 0; q < G / 4; q++) {
+    float pv[4] = {}, mv[4], vv[4] = {}, gv[4];
+    g.decode(q, gv);
+    m.decode(q, mv);
+    if constexpr (F::needsV || F::needsP) v.decode(q, vv);
+    if constexpr (F::needsP) p.decode(q, pv);
+#pragma unroll
+    for (int e = 0; e < 4; e++)
+      measureOne<F>(unscale<F::P>(pv[e], a.invP), unscale<F::G>(gv[e], a.invG), unscale<F::M>(mv[e], a.invM), unscale<F::V>(vv[e], a.invV), step, seen);
+  }
+}
+
+template <class F> __device__ __forceinline__ void applyGroup(const Job<F>& j, int64_t i, const Live& a, const math::AdamWStep& step) {
+  constexpr int G = F::group;
+  Pack<F::P, G> p;
+  Pack<F::M, G> m;
+  Pack<F::V, G> v;
+  Pack<F::G, G> g;
+  Pack<F::hasW ? F::W : F::P, G> w;
+  g.load(j.grad, i);
+  m.load(j.m, i);
+  v.load(j.v, i);
+  p.load(j.p, i);
+#pragma unroll
+  for (int q = 0; q < G / 4; q++) {
+    float pv[4], mv[4], vv[4], gv[4];
+    g.decode(q, gv);
+    m.decode(q, mv);
+    v.decode(q, vv);
+    p.decode(q, pv);
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+      float newM = unscale<F::M>(mv[e], a.invM), newV = unscale<F::V>(vv[e], a.invV);
+      const float newP = math::adamwUpdate(unscale<F::P>(pv[e], a.invP), unscale<F::G>(gv[e], a.invG), newM, newV, step);
+      pv[e] = unscale<F::P>(newP, a.scaleP);
+      mv[e] = unscale<F::M>(newM, a.scaleM);
+      vv[e] = unscale<F::V>(newV, a.scaleV);
+    }
+    p.encode(q, pv);
+    m.encode(q, mv);
+    v.encode(q, vv);
+    if constexpr (F::hasW) {
+      p.decode(q, pv);
+#pragma unroll
+      for (int e = 0; e < 4; e++) pv[e] = unscale<F::W>(unscale<F::P>(pv[e], a.newP), a.scaleW);
+      w.encode(q, pv);
+    }
+  }
+  p.store(j.p, i);
+  m.store(j.m, i);
+  v.store(j.v, i);
+  if constexpr (F::hasW) w.store(j.w, i);
+}
+
+template <DType D> __device__ __forceinline__ Code<D> encodeCounted(float x, float scale, unsigned& saturated) {
+  if constexpr (isScaled<D>) {
+    x = math::mul(x, scale);
+    saturated += fabsf(x) > kLargest<D> ? 1u : 0u;
+  }
+  return Form<D>::encode(x);
+}
+
+/// Value by value, from `begin` on in steps of `step`.
+template <class F, bool apply> __device__ __forceinline__ void oneByOne(const List<F>& list, int k, int64_t begin, int64_t end, int stride, const Live& a, const math::AdamWStep& step, Largest& seen) {
+  const Job<F>& j = list.job[k];
+  unsigned clampedP = 0, clampedM = 0, clampedV = 0;
+  for (int64_t i = begin; i < end; i += stride) {
+    float m = unscale<F::M>(Form<F::M>::decode(j.m[i]), a.invM), v = unscale<F::V>(Form<F::V>::decode(j.v[i]), a.invV);
+    const float g = unscale<F::G>(Form<F::G>::decode(j.grad[i]), a.invG), old = unscale<F::P>(Form<F::P>::decode(j.p[i]), a.invP);
+    if constexpr (!apply) {
+      measureOne<F>(old, g, m, v, step, seen);
+    } else {
+      const float p = math::adamwUpdate(old, g, m, v, step);
+      const Code<F::P> code = encodeCounted<F::P>(p, a.scaleP, clampedP);
+      j.p[i] = code;
+      j.m[i] = encodeCounted<F::M>(m, a.scaleM, clampedM);
+      j.v[i] = encodeCounted<F::V>(v, a.scaleV, clampedV);
+      if constexpr (F::hasW) {
+        unsigned none = 0;
+        if (a.writesW) j.w[i] = encodeCounted<F::W>(unscale<F::P>(Form<F::P>::decode(code), a.newP), a.scaleW, none);
+      }
+    }
+  }
+  if constexpr (apply) {
+    const Ptr<unsigned> words = list.words + k * kWords;
+    if (clampedP) atomicAddAt(words, kSaturatedWord + kP, clampedP);
+    if (clampedM) atomicAddAt(words, kSaturatedWord + kM, clampedM);
+    if (clampedV) atomicAddAt(words, kSaturatedWord + kV, clampedV);
+  }
+}
+
+template <class F, bool apply> __device__ __forceinline__ void doChunk(const List<F>& list, int k, int64_t begin, const Live& a, const math::AdamWStep& step, Largest& seen) {
+  const Job<F>& j = list.job[k];
+  const int64_t end = begin + kChunk < j.n ? begin + kChunk : j.n;
+  if (!j.aligned || a.counts || (F::hasW && apply && !a.writesW)) return oneByOne<F, apply>(list, k, begin + threadIdx.x, end, kThreads, a, step, seen);
+  constexpr int perRound = kThreads * F::group;
+  for (int64_t base = begin; base < end; base += perRound) {
+    const int64_t i = base + int64_t(threadIdx.x) * F::group;
+    if constexpr (!apply && F::needsP) seen.p = floatOf(warpMax(magnitude(seen.p)));  // so that few values need the exact p
+    if (i + F::group <= end) {
+      if constexpr (apply) applyGroup(j, i, a, step);
+      else measureGroup(j, i, a, step, seen);
+    } else {
+      oneByOne<F, apply>(list, k, i, end, 1, a, step, seen);
+    }
+  }
+}
+
+/// After the last chunk of a tensor that this block does.
+template <class F> __device__ __forceinline__ void leaveMeasured(const List<F>& list, int k, unsigned done, const Largest& seen) {
+  const Job<F>& j = list.job[k];
+  const Ptr<unsigned> words = list.words + k * kWords;
+  const float largest[3] = {seen.p, seen.m, seen.v};
+  constexpr bool needed[3] = {F::needsP, F::needsM, F::needsV};
+#pragma unroll
+  for (int slot = kP; slot <= kV; slot++) {
+    if (!needed[slot]) continue;
+    const unsigned bits = blockReduce<Reduce::max>(magnitude(largest[slot]));
+    if (threadIdx.x == 0) atomicMaxAt(words, kMeasured + slot, bits);
+  }
+  if (j.phase != 1 || !lastOfJob(words + kTicket, done, unsigned(list.firstChunk[k + 1] - list.firstChunk[k])) || threadIdx.x > 0) return;
+#pragma unroll
+  for (int slot = kP; slot <= kV; slot++) {
+    j.amaxes[slot] = needed[slot] ? amaxOf(fromOtherBlocks(words, kMeasured + slot)) : 0.0f;
+    words[kMeasured + slot] = 0u;
+  }
+}
+
+__device__ __forceinline__ void writeBlock(Ptr<float> block, float scale, float amax, unsigned saturated) {
+  block[kScale] = scale;
+  block[kScaleInv] = math::div(1.0f, scale);
+  block[kAmax] = amax;
+  block[kSaturated] = float(saturated);
+}
+
+template <class F> __device__ __forceinline__ void leaveApplied(const List<F>& list, int k, unsigned done, const Live& a) {
+  const Job<F>& j = list.job[k];
+  const Ptr<unsigned> words = list.words + k * kWords;
+  if (!lastOfJob(words + kTicket, done, unsigned(list.firstChunk[k + 1] - list.firstChunk[k])) || threadIdx.x > 0) return;
+  const auto saturated = [&](int slot) { return fromOtherBlocks(words, kSaturatedWord + slot); };
+  const float amaxP = F::needsP ? amaxOf(amaxBits(list, k, kP)) : 0.0f;
+  if constexpr (F::scaledW)
+    if (a.writesW) writeBlock(j.blockW, a.scaleW, storedForm<F::P>(amaxP, a.scaleP, a.newP), 0u);
+  if constexpr (isScaled<F::P>) writeBlock(j.blockP, a.scaleP, amaxP, saturated(kP));
+  if constexpr (isScaled<F::M>) writeBlock(j.blockM, a.scaleM, amaxOf(amaxBits(list, k, kM)), saturated(kM));
+  if constexpr (isScaled<F::V>) writeBlock(j.blockV, a.scaleV, amaxOf(amaxBits(list, k, kV)), saturated(kV));
+  for (int slot = kP; slot <= kV; slot++) words[kMeasured + slot] = words[kSaturatedWord + slot] = 0u;
+  // Left for castWeightKernel: whether the weight is still to be written.
+  if constexpr (F::scaledW) words[kMeasured + kW] = a.writesW ? 0u : 1u;
+}
+
+template <class F, bool apply> __global__ void __launch_bounds__(kThreads, F::blocks) adamwKernel(const __grid_constant__ List<F> list) {
+  if (list.control[kSkip] != 0.0f) return;
+  FP8_SHARED(math::AdamWStep, stepOfBlock, 1);
+  if (threadIdx.x == 0) stepOfBlock[0] = stepOf(list.hyper, list.control);
+  __syncthreads();
+  math::AdamWStep step = stepOfBlock[0];
+  Largest seen;
+  Live live;
+  int present = -1;
+  unsigned done = 0;
+  const int chunks = list.chunks();
+  for (int turn = int(blockIdx.x);; turn += int(gridDim.x)) {
+    // The second pass goes backwards: what the first has read last is still near.
+    const int chunk = apply ? chunks - 1 - turn : turn, k = turn < chunks ? list.jobOf(chunk) : -1;
+    if (k != present) {
+      if (present >= 0) {
+        if constexpr (apply) leaveApplied(list, present, done, live);
+        else leaveMeasured(list, present, done, seen);
+      }
+      if (k < 0) return;
+      live = enter<F, apply>(list, present = k);
+      step.decay = list.job[k].decay;
+      seen = Largest();
+      done = 0;
+    }
+    doChunk<F, apply>(list, k, int64_t(chunk - list.firstChunk[k]) * kChunk, live, step, seen);
+    done++;
+  }
+}
+
+/// The weight beside a master whose amax is not finite: measured, then cast, a block a tensor. Not met in training, where a
+/// gradient norm that is not finite skips the step.
+template <class F> __global__ void __launch_bounds__(kThreads, 2) castWeightKernel(const __grid_constant__ List<F> list) {
+  const Job<F>& j = list.job[blockIdx.x];
+  const Ptr<unsigned> words = list.words + int(blockIdx.x) * kWords;
+  if (words[kMeasured + kW] == 0u) return;
+  const float inv = isScaled<F::P> ? float(j.blockP[kScaleInv]) : 1.0f;
+  const auto master = [&](int64_t i) { return unscale<F::P>(Form<F::P>::decode(j.p[i]), inv); };
+  float largest = 0.0f;
+  for (int64_t i = threadIdx.x; i < j.n; i += blockDim.x) largest = maxMagnitude(largest, master(i));
+  const float amax = amaxOf(blockReduce<Reduce::max>(magnitude(largest)));
+  const float scale = scaleFor(amax, kLargest<F::W>, previousScale(j.blockW[kScale]));
+  unsigned saturated = 0;
+  for (int64_t i = threadIdx.x; i < j.n; i += blockDim.x) j.w[i] = encodeCounted<F::W>(master(i), scale, saturated);
+  saturated = blockReduce<Reduce::sum>(saturated);
+  if (threadIdx.x > 0) return;
+  words[kMeasured + kW] = 0u;
+  writeBlock(j.blockW, scale, amax, saturated);
+}
+
+// --- the calls ---------------------------------------------------------------------------------------------------------------
+
+Ptr<unsigned> jobWords() {
+  constexpr int64_t count = int64_t(kMostJobs) * kWords;
+  static void* const data = [] {
+    void* made = nullptr;
+    check(cudaMalloc(&made, count * sizeof(unsigned)), "cudaMalloc");
+    flushGraph();  // the words must be zero before the first kernel, in whichever graph that is
+    check(cudaMemsetAsync(made, 0, count * sizeof(unsigned), stream()), "cudaMemset");
+    return made;
+  }();
+  return rawPtr<unsigned>(data, count, "words of optimizer jobs");
+}
+
+std::vector<AdamWCall>& calls() {
+  static auto* c = new std::vector<AdamWCall>;
+  return *c;
+}
+
+template <class F> Job<F> jobOf(const AdamWCall& c) {
+  const Tensor& p = c.master ? c.master : c.w;
+  Job<F> j;
+  j.p = ptr<Code<F::P>>(p, c.master ? "master" : "w");
+  j.m = ptr<Code<F::M>>(c.m, "m");
+  j.v = ptr<Code<F::V>>(c.v, "v");
+  j.grad = ptr<const Code<F::G>>(c.grad, "grad");
+  j.w = F::hasW ? ptr<typename F::CodeW>(c.w, "w") : Ptr<typename F::CodeW>();
+  j.blockP = scalePtr(p, "p's scale block");
+  j.blockM = scalePtr(c.m, "m's scale block");
+  j.blockV = scalePtr(c.v, "v's scale block");
+  j.blockW = F::hasW ? scalePtr(c.w, "w's scale block") : Ptr<float>();
+  j.blockG = scalePtr(c.grad, "grad's scale block");
+  j.amaxes = ptr<float>(c.amaxes, "amaxes");
+  j.n = c.n;
+  j.decay = float(1.0 - c.hyper.lr * c.hyper.weightDecay);
+  j.phase = c.phase;
+  j.aligned = isAligned(p) && isAligned(c.m) && isAligned(c.v) && isAligned(c.grad) && (!F::hasW || isAligned(c.w));
+  return j;
+}
+
+template <class F> void sendList(const List<F>& list, int phase) {
+  const int chunks = list.chunks(), most = int(deviceBlocks()) / 8 * F::blocks;
+  const dim3 grid(unsigned(chunks < most ? chunks : most)), block(kThreads);
+  if (phase == 1 || (phase == 0 && F::measures)) launch("adamw", adamwKernel<F, false>, grid, block, list);
+  if (phase == 1) return;
+  launch("adamw", adamwKernel<F, true>, grid, block, list);
+  if constexpr (F::scaledW) launch("adamw", castWeightKernel<F>, dim3(unsigned(list.count)), block, list);
+}
+
+/// All calls of these dtypes.
+template <class F> void sendFormats() {
+  static auto* const list = new List<F>;
+  const auto& all = calls();
+  list->count = 0;
+  for (const AdamWCall& c : all) {
+    if (!F::match(c)) continue;
+    if (list->count == List<F>::kMost) sendList(*list, c.phase), list->count = 0;
+    list->control = ptr<const float>(c.control, "control");
+    list->words = jobWords();
+    list->hyper = c.hyper;
+    list->add(jobOf<F>(c), c.n > kChunk ? (c.n + kChunk - 1) / kChunk : 1);
+  }
+  if (list->count) sendList(*list, all[0].phase);
+}
+
+using D = DType;
+using Fp32 = Formats<D::f32, D::f32, D::f32, D::f32>;
+using Mixed = Formats<D::f32, D::f32, D::f32, D::f32, D::bf16>;
+using O1 = Formats<D::f16, D::f32, D::f32, D::e4m3>;
+using O2 = Formats<D::f16, D::e4m3, D::f16, D::e4m3>;
+using O2Embedding = Formats<D::f32, D::e4m3, D::f16, D::f32>;
+using O3 = Formats<D::f16, D::e4m3, D::f16, D::e4m3, D::e4m3>;
+
+template <class... F> struct Of_ {
+  static bool match(const AdamWCall& c) { return (F::match(c) || ...); }
+  static void send() { (sendFormats<F>(), ...); }
+};
+using Recipes = Of_<Fp32, Mixed, O1, O2, O2Embedding, O3>;
+
+Touched& touched() {
+  static auto* t = new Touched;
+  return *t;
+}
+
+void send() {
+  Recipes::send();
+  calls().clear();
+  touched().clear();
+}
+
+bool goesWith(const AdamWCall& a, const AdamWCall& b) {
+  const Hyper &h = a.hyper, &i = b.hyper;
+  return a.phase == b.phase && a.control.data == b.control.data && h.lr == i.lr && h.beta1 == i.beta1 && h.beta2 == i.beta2 && h.eps == i.eps;
+}
+
+}  // namespace
+
+void adamw(const Tensor& w, const Tensor& master, const Tensor& grad, const Tensor& m, const Tensor& v, const Tensor& control, const Tensor& amaxes, int64_t n, int64_t phase, double lr, double beta1, double beta2, double eps, double weight_decay) {
+  if (phase > 2) throw std::invalid_argument("phase is " + std::to_string(phase) + "; expected 0, 1 or 2");
+  if (phase > 0 && !amaxes) throw std::invalid_argument("phase " + std::to_string(phase) + " needs amaxes; expected f32 [3]");
+  const AdamWCall call{w, master, grad, m, v, control, amaxes, n, int(phase), {lr, beta1, beta2, eps, weight_decay}};
+  if (!Recipes::match(call)) return adamwAny(call);
+  const std::lock_guard<std::recursive_mutex> lock(gathered::mutex());
+  jobWords();  // made before anything is held back
+  const bool stores = phase != 1;
+  const std::pair<Tensor, bool> all[] = {{w, stores}, {master, stores}, {m, stores}, {v, stores}, {amaxes, phase == 1}, {grad, false}, {control, false}};
+  bool apart = !calls().empty() && !goesWith(call, calls()[0]);
+  for (const auto& [t, written] : all) apart = apart || touched().conflicts(t, written);
+  if (apart) sendGathered();
+  gathered::hold(send);
+  calls().push_back(call);
+  for (const auto& [t, written] : all) touched().add(t, written);
+}
+
+}  // namespace fp8lm
