@@ -26,6 +26,16 @@ const forward: KernelCase[] = acts.flatMap((y) => [
       position: 1000,
     })),
   ]),
+  ...floats.map((table) =>
+    kernelCase('embedding_forward', `${table} + positions ${table} -> ${y}, whole vectors`, (r) => ({
+      y: output(y, shape.rows * 48),
+      tokens: tokens(r),
+      table: input(table, r.normals(50 * 48), table === 'f32' || table === 'bf16' ? 1 : 48),
+      positions: input(table, r.normals(25 * 48), table === 'f32' || table === 'bf16' ? 1 : 32),
+      ...shape,
+      dim: 48,
+    })),
+  ),
   kernelCase('embedding_forward', `f16 + positions f32 -> ${y}, whole vocabulary`, (r) => ({
     y: output(y, shape.rows * shape.dim),
     tokens: input('i32', r.integers(shape.rows, 0, 50)),
