@@ -5,7 +5,6 @@
 // infinite amax, tensors at odd addresses and ends of tensors are done value by value, and do count.
 #include <stdexcept>
 #include <string>
-#include <vector>
 
 #include "../../fp8-kernels/native/kernels.gen.h"
 #include "adamw.h"
@@ -349,19 +348,14 @@ template <class F> __global__ void __launch_bounds__(kThreads, 2) castWeightKern
 
 Ptr<unsigned> jobWords() {
   constexpr int64_t count = int64_t(kMostJobs) * kWords;
-  static void* const data = [] {
-    void* made = nullptr;
-    check(cudaMalloc(&made, count * sizeof(unsigned)), "cudaMalloc");
-    flushGraph();  // the words must be zero before the first kernel, in whichever graph that is
-    check(cudaMemsetAsync(made, 0, count * sizeof(unsigned), stream()), "cudaMemset");
-    return made;
-  }();
+  static void* const data = zeroedMemory(count * sizeof(unsigned));
   return rawPtr<unsigned>(data, count, "words of optimizer jobs");
 }
 
-std::vector<AdamWCall>& calls() {
-  static auto* c = new std::vector<AdamWCall>;
-  return *c;
+void send();
+CallList<AdamWCall>& list() {
+  static auto* l = new CallList<AdamWCall>(send);
+  return *l;
 }
 
 template <class F> Job<F> jobOf(const AdamWCall& c) {
@@ -396,18 +390,18 @@ template <class F> void sendList(const List<F>& list, int phase) {
 
 /// All calls of these dtypes.
 template <class F> void sendFormats() {
-  static auto* const list = new List<F>;
-  const auto& all = calls();
-  list->count = 0;
+  static auto* const jobs = new List<F>;
+  const auto& all = list().calls;
+  jobs->count = 0;
   for (const AdamWCall& c : all) {
     if (!F::match(c)) continue;
-    if (list->count == List<F>::kMost) sendList(*list, c.phase), list->count = 0;
-    list->control = ptr<const float>(c.control, "control");
-    list->words = jobWords();
-    list->hyper = c.hyper;
-    list->add(jobOf<F>(c), c.n > kChunk ? (c.n + kChunk - 1) / kChunk : 1);
+    if (jobs->count == List<F>::kMost) sendList(*jobs, c.phase), jobs->count = 0;
+    jobs->control = ptr<const float>(c.control, "control");
+    jobs->words = jobWords();
+    jobs->hyper = c.hyper;
+    jobs->add(jobOf<F>(c), c.n > kChunk ? (c.n + kChunk - 1) / kChunk : 1);
   }
-  if (list->count) sendList(*list, all[0].phase);
+  if (jobs->count) sendList(*jobs, all[0].phase);
 }
 
 using D = DType;
@@ -424,15 +418,9 @@ template <class... F> struct Of_ {
 };
 using Recipes = Of_<Fp32, Mixed, O1, O2, O2Embedding, O3>;
 
-Touched& touched() {
-  static auto* t = new Touched;
-  return *t;
-}
-
 void send() {
   Recipes::send();
-  calls().clear();
-  touched().clear();
+  list().clear();
 }
 
 bool goesWith(const AdamWCall& a, const AdamWCall& b) {
@@ -447,16 +435,12 @@ void adamw(const Tensor& w, const Tensor& master, const Tensor& grad, const Tens
   if (phase > 0 && !amaxes) throw std::invalid_argument("phase " + std::to_string(phase) + " needs amaxes; expected f32 [3]");
   const AdamWCall call{w, master, grad, m, v, control, amaxes, n, int(phase), {lr, beta1, beta2, eps, weight_decay}};
   if (!Recipes::match(call)) return adamwAny(call);
-  const std::lock_guard<std::recursive_mutex> lock(gathered::mutex());
-  jobWords();  // made before anything is held back
+  jobWords();
   const bool stores = phase != 1;
-  const std::pair<Tensor, bool> all[] = {{w, stores}, {master, stores}, {m, stores}, {v, stores}, {amaxes, phase == 1}, {grad, false}, {control, false}};
-  bool apart = !calls().empty() && !goesWith(call, calls()[0]);
-  for (const auto& [t, written] : all) apart = apart || touched().conflicts(t, written);
-  if (apart) sendGathered();
-  gathered::hold(send);
-  calls().push_back(call);
-  for (const auto& [t, written] : all) touched().add(t, written);
+  const std::lock_guard<std::recursive_mutex> lock(gatherMutex());
+  const auto& before = list().calls;
+  list().add(call, {{w, stores}, {master, stores}, {m, stores}, {v, stores}, {amaxes, phase == 1}, {grad, false}, {control, false}},
+             !before.empty() && !goesWith(call, before[0]));
 }
 
 }  // namespace fp8lm

@@ -111,37 +111,6 @@ __global__ void windowUpdateKernel(Ptr<float> windows, int64_t count, float max)
   w[kWindowAmax] = 0.0f;
 }
 
-__device__ __forceinline__ void follow(Ptr<float> mu, double count, double total, double threshold, float growth) {
-  mu[0] = total > 0.0 && count / total > threshold ? math::mul(mu[0], 0.5f) : math::mul(mu[0], growth);
-}
-
-__global__ void muFollowKernel(Ptr<float> mu, Ptr<const float> count, double total, double threshold, float growth) {
-  if (threadIdx.x == 0) follow(mu, double(float(count[0])), total, threshold, growth);
-}
-
-/// Counts the codes at either end of the range; into y, or at once into a decision on mu.
-__global__ void __launch_bounds__(kThreads, 3) countMaxKernel(Ptr<float> y, Ptr<float> mu, Ptr<const uint8_t> x, bool aligned, Ptr<unsigned> words, int64_t n, unsigned code, double threshold, float growth) {
-  unsigned atMax = 0;
-  const int64_t stride = int64_t(gridDim.x) * blockDim.x * kGroup;
-  for (int64_t i = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * kGroup; i < n; i += stride) {
-    if (aligned && i + kGroup <= n) {
-      const Vec<uint8_t> v = loadVec(x, i);
-#pragma unroll
-      for (int k = 0; k < kGroup; k++) atMax += (v.v[k] & 0x7fu) == code ? 1u : 0u;
-    } else {
-      for (int k = 0; k < kGroup && i + k < n; k++) atMax += (unsigned(x[i + k]) & 0x7fu) == code ? 1u : 0u;
-    }
-  }
-  atMax = blockReduce<Reduce::sum>(atMax);
-  if (threadIdx.x == 0 && atMax) atomicAddAt(words, kSaturatedWord, atMax);
-  if (lastBlock(words + kTicket) && threadIdx.x == 0) {
-    const unsigned count = fromOtherBlocks(words, kSaturatedWord);
-    words[kSaturatedWord] = 0u;
-    if (y) y[0] = float(count);
-    if (mu) follow(mu, double(count), double(n), threshold, growth);
-  }
-}
-
 void castTo(const char* name, const Tensor& y, const Tensor& x, const ScaleJob& job, int64_t n, int64_t random) {
   withAny(x.dtype, [&](auto d) {
     constexpr DType X = decltype(d)::value;
@@ -219,19 +188,6 @@ void amax(const Tensor& y, const Tensor& x, int64_t n) {
 void window_update(const Tensor& windows, int64_t count, double max) {
   if (count == 0) return;
   launch("window_update", windowUpdateKernel, dim3(unsigned((count + 127) / 128)), dim3(128), ptr<float>(windows, "windows"), count, float(max));
-}
-
-static void countMax(const char* name, const Tensor& y, const Tensor& mu, const Tensor& x, int64_t n, double threshold, double growth) {
-  launch(name, countMaxKernel, groupBlocks(n), dim3(kThreads), ptr<float>(y, "y"), ptr<float>(mu, "mu"), ptr<const uint8_t>(x, "x"), isAligned(x), words(), n,
-         x.dtype == DType::e4m3 ? 0x7eu : 0x7bu, threshold, float(growth));
-}
-
-void mu_update(const Tensor& mu, const Tensor& x, int64_t n, double threshold, double growth) { countMax("mu_update", Tensor{}, mu, x, n, threshold, growth); }
-
-void saturated(const Tensor& y, const Tensor& x, int64_t n) { countMax("saturated", y, Tensor{}, x, n, 0.0, 1.0); }
-
-void mu_follow(const Tensor& mu, const Tensor& count, double total, double threshold, double growth) {
-  launch("mu_follow", muFollowKernel, dim3(1), dim3(kWarp), ptr<float>(mu, "mu"), ptr<const float>(count, "count"), total, threshold, float(growth));
 }
 
 }  // namespace fp8lm

@@ -6,8 +6,10 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <map>
 #include <mutex>
+#include <vector>
 
 #include "context.h"
 
@@ -16,14 +18,13 @@ namespace fp8lm {
 /// Sends what is held back, whichever kernel it is of. Called by beforeLaunch and flushGraph.
 void sendGathered();
 
-namespace gathered {
-
 /// Held by whoever adds to a list or sends one: a communication worker may read a tensor at any time.
-std::recursive_mutex& mutex();
+std::recursive_mutex& gatherMutex();
 /// From now on the list of `send` is the one that is held back; another one is sent first.
-void hold(void (*send)());
+void holdBack(void (*send)());
 
-}  // namespace gathered
+/// Device memory that kernels find at zero and leave at zero. To be made before anything is held back.
+void* zeroedMemory(size_t bytes);
 
 /// Memory that the jobs of a list touch, as disjoint spans. A job must not read or write what an earlier one writes, nor write
 /// what that one reads.
@@ -59,6 +60,38 @@ class Touched {
     return f(data, data + uintptr_t(t.size * bytesOf(t.dtype))) || (scale && f(scale, scale + kScaleBlock * sizeof(float)));
   }
   std::map<uintptr_t, Span> spans_;  // by where they begin
+};
+
+/// What a call reads or writes.
+struct Access {
+  const Tensor& tensor;
+  bool written;
+};
+
+/// The calls of one kind that are held back, and what they touch.
+template <class Call> class CallList {
+ public:
+  /// @param send launches what `calls` has
+  explicit CallList(void (*send)()) : send_(send) {}
+  std::vector<Call> calls;
+
+  /// @param apart not to go with those before it
+  void add(const Call& call, std::initializer_list<Access> accesses, bool apart = false) {
+    const std::lock_guard<std::recursive_mutex> lock(gatherMutex());
+    for (const Access& a : accesses) apart = apart || touched_.conflicts(a.tensor, a.written);
+    if (apart) sendGathered();
+    holdBack(send_);
+    calls.push_back(call);
+    for (const Access& a : accesses) touched_.add(a.tensor, a.written);
+  }
+  void clear() {
+    calls.clear();
+    touched_.clear();
+  }
+
+ private:
+  void (*send_)();
+  Touched touched_;
 };
 
 /// The jobs of one launch: which of their pieces of work (chunks) is whose. A kernel parameter, at most 32,764 bytes.

@@ -1,6 +1,4 @@
 // Sums in float64, in a fixed order: the same bits each time. Sums of squares, a call a parameter, are gathered into a launch.
-#include <vector>
-
 #include "../../fp8-kernels/native/kernels.gen.h"
 #include "gathered.h"
 #include "words.h"
@@ -107,25 +105,16 @@ struct SumCall {
   int64_t n;
 };
 
-std::vector<SumCall>& calls() {
-  static auto* c = new std::vector<SumCall>;
-  return *c;
-}
-Touched& touched() {
-  static auto* t = new Touched;
-  return *t;
+void send();
+CallList<SumCall>& list() {
+  static auto* l = new CallList<SumCall>(send);
+  return *l;
 }
 
 /// Partial sums, then tickets, which kernels find at zero and leave at zero.
 struct Workspace {
   static constexpr int64_t kPartials = int64_t(kMostJobs) * kMostChunks;
-  void* data;
-  Workspace() {
-    constexpr size_t bytes = kPartials * sizeof(double) + kMostJobs * sizeof(unsigned);
-    check(cudaMalloc(&data, bytes), "cudaMalloc");
-    flushGraph();  // the tickets must be zero before the first kernel, in whichever graph that is
-    check(cudaMemsetAsync(data, 0, bytes, stream()), "cudaMemset");
-  }
+  void* data = zeroedMemory(kPartials * sizeof(double) + kMostJobs * sizeof(unsigned));
   Ptr<double> partials() const { return rawPtr<double>(data, kPartials, "partial sums"); }
   Ptr<unsigned> tickets() const { return rawPtr<unsigned>(static_cast<double*>(data) + kPartials, kMostJobs, "tickets"); }
 };
@@ -136,24 +125,24 @@ const Workspace& workspace() {
 }
 
 template <DType X> void sendSums() {
-  static auto* const list = new List<X>;
-  list->count = 0;
-  list->partials = workspace().partials();
-  list->tickets = workspace().tickets();
-  const auto launchList = [&] {
-    if (list->count == 0) return;
+  static auto* const jobs = new List<X>;
+  jobs->count = 0;
+  jobs->partials = workspace().partials();
+  jobs->tickets = workspace().tickets();
+  const auto launchJobs = [&] {
+    if (jobs->count == 0) return;
     const int most = int(deviceBlocks()) / 2;
-    launch("sum_squares", sumSquaresKernel<X>, dim3(unsigned(list->chunks() < most ? list->chunks() : most)), dim3(kThreads), *list);
-    list->count = 0;
+    launch("sum_squares", sumSquaresKernel<X>, dim3(unsigned(jobs->chunks() < most ? jobs->chunks() : most)), dim3(kThreads), *jobs);
+    jobs->count = 0;
   };
-  for (const SumCall& c : calls()) {
+  for (const SumCall& c : list().calls) {
     if (c.x.dtype != X) continue;
-    if (list->count == List<X>::kMost) launchList();
+    if (jobs->count == List<X>::kMost) launchJobs();
     const int64_t units = (c.n + kChunkUnit - 1) / kChunkUnit, chunk = (units + kMostChunks - 1) / kMostChunks * kChunkUnit;
-    list->add({ptr<const Code<X>>(c.x, "x"), scalePtr(c.x, "x's scale block"), ptr<float>(c.y, "y"), c.n, chunk, isAligned(c.x)},
+    jobs->add({ptr<const Code<X>>(c.x, "x"), scalePtr(c.x, "x's scale block"), ptr<float>(c.y, "y"), c.n, chunk, isAligned(c.x)},
               c.n > 0 ? (c.n + chunk - 1) / chunk : 1);
   }
-  launchList();
+  launchJobs();
 }
 
 void send() {
@@ -162,8 +151,7 @@ void send() {
   sendSums<DType::f16>();
   sendSums<DType::e4m3>();
   sendSums<DType::e5m2>();
-  calls().clear();
-  touched().clear();
+  list().clear();
 }
 
 }  // namespace
@@ -176,13 +164,8 @@ void sum(const Tensor& y, const Tensor& x, int64_t n, double alpha) {
 }
 
 void sum_squares(const Tensor& y, const Tensor& x, int64_t n) {
-  const std::lock_guard<std::recursive_mutex> lock(gathered::mutex());
-  workspace();  // made before anything is held back
-  if (touched().conflicts(y, true) || touched().conflicts(x, false)) sendGathered();
-  gathered::hold(send);
-  calls().push_back({y, x, n});
-  touched().add(y, true);
-  touched().add(x, false);
+  workspace();
+  list().add({y, x, n}, {{y, true}, {x, false}});
 }
 
 }  // namespace fp8lm

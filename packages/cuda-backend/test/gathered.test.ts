@@ -27,6 +27,8 @@ function run(backend: Backend): Uint8Array[] {
     backend.write(control.handle, new Uint8Array(Float32Array.of(1, 1, 0, 0).buffer));
     const sums = empty(backend, [8], 'f32');
     k.fill({ y: sums, n: 8, value: 0 });
+    const mu = empty(backend, [1], 'f32');
+    k.fill({ y: mu, n: 1, value: 1 });
     const states = (['f16', 'f16', 'f32', 'f32', 'f16', 'f32'] as const).map((w, i) => {
       const n = [16400, 3, 1000, 64, 777, 5][i];
       const small = i < 3;
@@ -45,6 +47,8 @@ function run(backend: Backend): Uint8Array[] {
       k.sum_squares({ y: sums.slice(7, 8), x: sums, n: 7 });
       k.clip_control({ control, sums, count: 8, max_norm: 1 });
       for (const s of states) k.adamw({ ...s, control, n: s.w.size, phase: 0, lr: 1e-2, ...hyper });
+      for (const { grad } of states)
+        if (grad.dtype === 'e4m3') k.mu_update({ mu, x: grad, n: grad.size, threshold: 1e-4, growth: 1.01 });
       // The same tensors again, and another learning rate.
       for (const s of [states[0], states[0], states[3]])
         k.adamw({ ...s, control, n: s.w.size, phase: 0, lr: 1e-3, ...hyper });
@@ -52,7 +56,7 @@ function run(backend: Backend): Uint8Array[] {
       k.adamw({ ...states[3], grad: states[2].w, control, n: 64, phase: 0, lr: 1e-3, ...hyper });
     }
     return states.flatMap(({ w, m, v }) =>
-      [w, m, v].flatMap((t) => {
+      [w, m, v, mu].flatMap((t) => {
         const bytes = new Uint8Array(t.size * dtypes[t.dtype].bytes);
         backend.read(t.handle, bytes);
         return dtypes[t.dtype].scaled ? [bytes, new Uint8Array(backend.readScale(t.handle).buffer)] : [bytes];
