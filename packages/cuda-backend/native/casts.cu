@@ -8,16 +8,23 @@ namespace fp8lm {
 
 namespace {
 
-template <class C> __global__ void __launch_bounds__(kThreads, 3) fillKernel(Ptr<C> y, C value, int64_t n) {
-  const int64_t stride = int64_t(gridDim.x) * blockDim.x;
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += stride) y[i] = value;
+/// `words` repeats the element's bits; 16 bytes at once but for the ends.
+template <class C> __device__ __forceinline__ void fillAll(Ptr<C> y, bool aligned, uint32_t bits, int64_t n) {
+  constexpr int per = 16 / int(sizeof(C));
+  const int64_t stride = int64_t(gridDim.x) * blockDim.x * per;
+  const uint32_t word = sizeof(C) == 4 ? bits : sizeof(C) == 2 ? bits * 0x10001u : bits * 0x1010101u, words[4] = {word, word, word, word};
+  for (int64_t i = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * per; i < n; i += stride) {
+    if (aligned && i + per <= n) storeWords(y, i, words);
+    else
+      for (int k = 0; k < per && i + k < n; k++) y[i + k] = codeOf<C>(bits);
+  }
 }
 
-template <DType Y> __global__ void __launch_bounds__(kThreads, 3) fillScaledKernel(Ptr<Code<Y>> y, Ptr<float> block, float max, float x, int64_t n) {
+template <class C> __global__ void __launch_bounds__(kThreads, 3) fillKernel(Ptr<C> y, bool aligned, uint32_t bits, int64_t n) { fillAll(y, aligned, bits, n); }
+
+template <DType Y> __global__ void __launch_bounds__(kThreads, 3) fillScaledKernel(Ptr<Code<Y>> y, bool aligned, Ptr<float> block, float max, float x, int64_t n) {
   const float scale = block[kScale], t = math::mul(x, scale);
-  const Code<Y> code = Form<Y>::encode(t);
-  const int64_t stride = int64_t(gridDim.x) * blockDim.x;
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += stride) y[i] = code;
+  fillAll(y, aligned, bitsOfCode(Form<Y>::encode(t)), n);
   if (blockIdx.x > 0 || threadIdx.x > 0) return;
   block[kScaleInv] = math::div(1.0f, scale);
   block[kAmax] = fabsf(x);
@@ -40,8 +47,8 @@ template <DType X> struct Stochastic : Plain<X> {
   PhiloxKey key;
   mutable uint32_t words[kGroup];
   Stochastic(const Tensor& t, int64_t random) : Plain<X>(t), key(philoxKey(uint64_t(random))), words{} {}
-  __device__ __forceinline__ void load(int64_t i, int count, float v[kGroup]) const {
-    Plain<X>::load(i, count, v);
+  __device__ __forceinline__ void values(const Group<X>& raw, int64_t i, float (&v)[kGroup]) const {
+    Plain<X>::values(raw, i, v);
 #pragma unroll
     for (int k = 0; k < kGroup; k += 4) {
       const PhiloxWords w = philox(key, uint64_t(i + k) >> 2, kRoundingStream);
@@ -49,41 +56,41 @@ template <DType X> struct Stochastic : Plain<X> {
       for (int q = 0; q < 4; q++) words[k + q] = w.w[q];
     }
   }
-  template <DType Y> __device__ __forceinline__ Code<Y> encode(Of<Y>, float t, int k) const { return encodeStochastic<Y>(t, words[k]); }
+  template <DType Y> __device__ __forceinline__ Group<Y> encode(Of<Y>, const float (&t)[kGroup]) const {
+    constexpr int per = 4 / int(sizeof(Code<Y>));
+    Group<Y> p;
+#pragma unroll
+    for (int q = 0; q < Group<Y>::kWords; q++) {
+      p.w[q] = 0u;
+#pragma unroll
+      for (int k = 0; k < per; k++) p.w[q] |= uint32_t(encodeStochastic<Y>(t[q * per + k], words[q * per + k])) << (k * 32 / per);
+    }
+    return p;
+  }
 };
 
 /// y + x, for accumulate_fp8.
-template <DType Y, DType X> struct Accumulated : NearestEven {
-  Input<Y> y;
-  Input<X> x;
+template <DType Y, DType X> struct Accumulated : Both<Y, X> {
   float inv = 1.0f;
-  Accumulated(const Tensor& y_, const Tensor& x_) : y(input<Y>(y_, "y")), x(input<X>(x_, "x")) {}
-  __device__ __forceinline__ void prepare() { inv = y.inv(); }
-  __device__ __forceinline__ void load(int64_t i, int count, float v[kGroup]) const {
+  Accumulated(const Tensor& y, const Tensor& x) : Both<Y, X>(y, "y", x, "x") {}
+  __device__ __forceinline__ void prepare() { inv = this->a.inv(); }
+  __device__ __forceinline__ void values(const typename Both<Y, X>::Raw& raw, int64_t, float (&v)[kGroup]) const {
     float add[kGroup];
-    y.load(i, count, inv, v);
-    x.load(i, count, 1.0f, add);
+    this->a.values(raw.a, inv, v);
+    this->b.values(raw.b, 1.0f, add);
 #pragma unroll
     for (int k = 0; k < kGroup; k++) v[k] = math::add(v[k], add[k]);
   }
 };
 
 template <DType X> __global__ void __launch_bounds__(kThreads, 3) amaxKernel(Ptr<float> y, Plain<X> source, Ptr<unsigned> words, int64_t n) {
-  source.prepare();
-  unsigned largest = 0;
-  const int64_t stride = int64_t(gridDim.x) * blockDim.x * kGroup;
-  for (int64_t i = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * kGroup; i < n; i += stride) {
-    const int count = n - i < kGroup ? int(n - i) : kGroup;
-    float v[kGroup];
-    source.load(i, count, v);
+  float largest = 0.0f;
+  forGroups(source, n, [&] { source.prepare(); }, [&](int64_t, int, const float (&v)[kGroup]) {
 #pragma unroll
-    for (int k = 0; k < kGroup; k++) {
-      const unsigned m = magnitude(v[k]);
-      if (m > largest) largest = m;
-    }
-  }
-  largest = blockReduce<Reduce::max>(largest);
-  if (threadIdx.x == 0 && largest) atomicMaxAt(words, kAmaxWord, largest);
+    for (int k = 0; k < kGroup; k++) largest = maxMagnitude(largest, v[k]);
+  });
+  const unsigned bits = blockReduce<Reduce::max>(magnitude(largest));
+  if (threadIdx.x == 0 && bits) atomicMaxAt(words, kAmaxWord, bits);
   if (lastBlock(words + kTicket) && threadIdx.x == 0) {
     y[0] = amaxOf(fromOtherBlocks(words, kAmaxWord));
     words[kAmaxWord] = 0u;
@@ -122,17 +129,18 @@ void castTo(const char* name, const Tensor& y, const Tensor& x, const ScaleJob& 
 }  // namespace
 
 void fill(const Tensor& y, int64_t n, double value) {
-  const dim3 grid(blocksFor(n, kThreads * 4)), block(kThreads);
+  const dim3 grid(blocksFor(n * bytesOf(y.dtype), kThreads * 32)), block(kThreads);
   const float x = float(value);
+  const bool aligned = isAligned(y);
   switch (y.dtype) {
-    case DType::f32: return launch("fill", fillKernel<float>, grid, block, ptr<float>(y, "y"), x, n);
-    case DType::bf16: return launch("fill", fillKernel<uint16_t>, grid, block, ptr<uint16_t>(y, "y"), encodeBF16(x), n);
-    case DType::i32: return launch("fill", fillKernel<int32_t>, grid, block, ptr<int32_t>(y, "y"), int32_t(value), n);
+    case DType::f32: return launch("fill", fillKernel<float>, grid, block, ptr<float>(y, "y"), aligned, bitsOf(x), n);
+    case DType::bf16: return launch("fill", fillKernel<uint16_t>, grid, block, ptr<uint16_t>(y, "y"), aligned, encodeBF16(x), n);
+    case DType::i32: return launch("fill", fillKernel<int32_t>, grid, block, ptr<int32_t>(y, "y"), aligned, uint32_t(int32_t(value)), n);
     default: break;
   }
   withOneOf<DType::f16, DType::e4m3, DType::e5m2>(y.dtype, [&](auto d) {
     constexpr DType Y = decltype(d)::value;
-    launch("fill", fillScaledKernel<Y>, grid, block, ptr<Code<Y>>(y, "y"), scalePtr(y, "y's scale block"), maxOf(Y), x, n);
+    launch("fill", fillScaledKernel<Y>, grid, block, ptr<Code<Y>>(y, "y"), aligned, scalePtr(y, "y's scale block"), maxOf(Y), x, n);
   });
 }
 
@@ -161,7 +169,7 @@ void quantize_rows(const Tensor& y, const Tensor& sums, const Tensor& x, const T
 void column_sums(const Tensor& y, const Tensor& x, int64_t rows, int64_t dim) {
   withAct(x.dtype, [&](auto d) {
     constexpr DType X = decltype(d)::value;
-    addColumns<1>("column_sums", ColumnValues<X>{input<X>(x, "x")}, ptr<float>(y, "y"), nullptr, rows, dim);
+    addColumnsOf("column_sums", input<X>(x, "x"), ptr<float>(y, "y"), rows, dim);
   });
 }
 
@@ -172,8 +180,8 @@ void accumulate_fp8(const Tensor& y, const Tensor& x, const Tensor& mu, int64_t 
     withAct(x.dtype, [&](auto e) {
       constexpr DType Y = decltype(d)::value, X = decltype(e)::value;
       const Accumulated<Y, X> source(y, x);
-      launch("accumulate_fp8", measureKernel<Accumulated<Y, X>>, groupBlocks(n), dim3(kThreads), source, job, n);
-      launch("accumulate_fp8", mapKernel<Y, Accumulated<Y, X>>, groupBlocks(n), dim3(kThreads), output<Y>(y, "y"), source, job, n);
+      launchGroups("accumulate_fp8", measureKernel<Accumulated<Y, X>>, n, source, job);
+      launchGroups("accumulate_fp8", mapKernel<Y, Accumulated<Y, X>>, n, output<Y>(y, "y"), source, job);
     });
   });
 }
@@ -181,7 +189,7 @@ void accumulate_fp8(const Tensor& y, const Tensor& x, const Tensor& mu, int64_t 
 void amax(const Tensor& y, const Tensor& x, int64_t n) {
   withAny(x.dtype, [&](auto d) {
     constexpr DType X = decltype(d)::value;
-    launch("amax", amaxKernel<X>, groupBlocks(n), dim3(kThreads), ptr<float>(y, "y"), Plain<X>(x), words(), n);
+    launchGroups("amax", amaxKernel<X>, n, ptr<float>(y, "y"), Plain<X>(x), words());
   });
 }
 

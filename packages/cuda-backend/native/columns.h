@@ -1,5 +1,5 @@
-// Sums over rows, in a fixed order: every thread has one column of a chunk of rows, the chunks' sums go to device memory and
-// a second kernel adds them up. No atomics, so the same bits each time.
+// Sums over rows, in a fixed order: blocks have some columns of a chunk of rows, the chunks' sums go to device memory and a
+// second kernel adds them up. No atomics, so the same bits each time.
 #pragma once
 #include "context.h"
 #include "formats.h"
@@ -8,13 +8,12 @@ namespace fp8lm {
 
 constexpr int kColumnThreads = 128, kRowsPerChunk = 64, kMostChunks = 256;
 
-/// Values(r, c, out[N]): what column c of row r adds to each of N sums.
+/// Values(r, c, out[N]): what column c of row r adds to each of N sums. One column a thread: for rows of any length.
 template <int N, class Values>
 __global__ void __launch_bounds__(kColumnThreads, 8) columnPartialsKernel(Values values, Ptr<float> partials, int64_t rows, int64_t dim, int64_t rowsPerChunk) {
   const int64_t c = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, chunk = blockIdx.y;
   if (c >= dim) return;
   float sum[N] = {};
-  values.prepare();
   const int64_t end = (chunk + 1) * rowsPerChunk < rows ? (chunk + 1) * rowsPerChunk : rows;
   for (int64_t r = chunk * rowsPerChunk; r < end; r++) {
     float v[N];
@@ -26,18 +25,31 @@ __global__ void __launch_bounds__(kColumnThreads, 8) columnPartialsKernel(Values
   for (int k = 0; k < N; k++) partials[(chunk * N + k) * dim + c] = sum[k];
 }
 
+constexpr int kTotalColumns = 32, kTotalParts = 16, kTotalThreads = kTotalColumns * kTotalParts;
+
+/// y0[c] += the sum over chunks of partials [chunks, N, dim], and y1 (may be null) that of the second ones. A block has 32
+/// columns of one of the sums; its warps share the chunks.
 template <int N>
-__global__ void __launch_bounds__(kColumnThreads, 8) columnTotalsKernel(Ptr<float> y0, Ptr<float> y1, Ptr<const float> partials, int64_t dim, int64_t chunks) {
-  const int64_t c = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (c >= dim) return;
-#pragma unroll
-  for (int k = 0; k < N; k++) {
-    const Ptr<float> y = k == 0 ? y0 : y1;
-    if (!y) continue;
-    float sum = 0.0f;
-    for (int64_t p = 0; p < chunks; p++) sum = math::add(sum, partials[(p * N + k) * dim + c]);
-    y[c] += sum;
+__global__ void __launch_bounds__(kTotalThreads, 2) columnTotalsKernel(Ptr<float> y0, Ptr<float> y1, Ptr<const float> partials, int64_t dim, int64_t chunks) {
+  FP8_SHARED(float, parts, kTotalThreads);
+  const int column = int(threadIdx.x) % kTotalColumns, part = int(threadIdx.x) / kTotalColumns, k = int(blockIdx.y);
+  const int64_t c = int64_t(blockIdx.x) * kTotalColumns + column;
+  const Ptr<float> y = k == 0 ? y0 : y1;
+  if (!y) return;
+  float sum = 0.0f;
+  if (c < dim) {
+#pragma unroll 8
+    for (int64_t p = part; p < chunks; p += kTotalParts) sum = math::add(sum, partials[(p * N + k) * dim + c]);
   }
+  parts[threadIdx.x] = sum;
+  __syncthreads();
+  if (part > 0 || c >= dim) return;
+  for (int q = 1; q < kTotalParts; q++) sum = math::add(sum, parts[q * kTotalColumns + column]);
+  y[c] += sum;
+}
+
+template <int N> inline void addTotals(const char* name, Ptr<float> y0, Ptr<float> y1, Ptr<const float> partials, int64_t dim, int64_t chunks) {
+  launch(name, columnTotalsKernel<N>, dim3(unsigned((dim + kTotalColumns - 1) / kTotalColumns), unsigned(N)), dim3(kTotalThreads), y0, y1, partials, dim, chunks);
 }
 
 /// y0[c] += the sum of values over all rows, and y1 (may be null) that of the second value.
@@ -52,14 +64,59 @@ inline void addColumns(const char* name, const Values& values, Ptr<float> y0, Pt
   const Scratch partials(size_t(chunks * N * dim) * sizeof(float));
   const Ptr<float> p = partials.as<float>("partial column sums");
   launch(name, columnPartialsKernel<N, Values>, dim3(blocks, unsigned(chunks)), dim3(kColumnThreads), values, p, rows, dim, perChunk);
-  launch(name, columnTotalsKernel<N>, dim3(blocks), dim3(kColumnThreads), y0, y1, p, dim, chunks);
+  addTotals<N>(name, y0, y1, p, dim, chunks);
+}
+
+constexpr int kSumColumns = 32, kSumRows = 8, kSumThreads = kSumColumns * kSumRows, kSumWidth = 8;
+
+/// Partial sums of x's columns: a thread has 8 neighbouring columns, the eight warps of a block share its chunk of rows.
+/// dim is a multiple of 8, x aligned.
+template <DType X>
+__global__ void __launch_bounds__(kSumThreads, 4) sumColumnsKernel(Ptr<float> partials, Input<X> x, int64_t rows, int64_t dim, int64_t rowsPerChunk) {
+  FP8_SHARED(float, parts, kSumThreads * kSumWidth);
+  const int warp = warpOf();
+  const int64_t c = (int64_t(blockIdx.x) * kSumColumns + laneOf()) * kSumWidth, chunk = blockIdx.y;
+  const int64_t end = (chunk + 1) * rowsPerChunk < rows ? (chunk + 1) * rowsPerChunk : rows;
+  float sum[kSumWidth] = {};
+  if (c < dim) {
+#pragma unroll 4
+    for (int64_t r = chunk * rowsPerChunk + warp; r < end; r += kSumRows) {
+      float v[kSumWidth];
+      unpack(x.template fetch<kSumWidth>(r * dim + c, kSumWidth), v);
+#pragma unroll
+      for (int k = 0; k < kSumWidth; k++) sum[k] = math::add(sum[k], v[k]);
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < kSumWidth; k++) parts[(warp * kSumWidth + k) * kSumColumns + laneOf()] = sum[k];
+  __syncthreads();
+  // Warp k adds up column k of each lane's eight.
+  float total = 0.0f;
+  for (int w = 0; w < kSumRows; w++) total = math::add(total, parts[(w * kSumWidth + warp) * kSumColumns + laneOf()]);
+  if (c < dim) partials[chunk * dim + c + warp] = total;
 }
 
 /// The tensor's own values.
 template <DType X> struct ColumnValues {
   Input<X> x;
-  __device__ __forceinline__ void prepare() {}
   __device__ __forceinline__ void at(int64_t r, int64_t c, int64_t dim, float v[1]) const { v[0] = x.one(r * dim + c, 1.0f); }
 };
+
+/// y[c] += the sum of x's column c.
+template <DType X> inline void addColumnsOf(const char* name, const Input<X>& x, Ptr<float> y, int64_t rows, int64_t dim) {
+  if (rows == 0 || dim == 0) return;
+  if (!x.aligned || dim % kSumWidth) return addColumns<1>(name, ColumnValues<X>{x}, y, nullptr, rows, dim);
+  const int64_t blocks = (dim + kSumColumns * kSumWidth - 1) / (kSumColumns * kSumWidth);
+  // As many chunks as keep the device busy, of at least four rows a warp.
+  int64_t chunks = int64_t(residentBlocks(sumColumnsKernel<X>, kSumThreads)) / blocks;
+  const int64_t most = (rows + 4 * kSumRows - 1) / (4 * kSumRows);
+  chunks = chunks < 1 ? 1 : chunks > most ? most : chunks;
+  const int64_t perChunk = (rows + chunks - 1) / chunks;
+  chunks = (rows + perChunk - 1) / perChunk;
+  const Scratch partials(size_t(chunks * dim) * sizeof(float));
+  const Ptr<float> p = partials.as<float>("partial column sums");
+  launch(name, sumColumnsKernel<X>, dim3(unsigned(blocks), unsigned(chunks)), dim3(kSumThreads), p, x, rows, dim, perChunk);
+  addTotals<1>(name, y, nullptr, p, dim, chunks);
+}
 
 }  // namespace fp8lm

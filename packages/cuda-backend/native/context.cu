@@ -1,7 +1,9 @@
 #include "context.h"
 
 #include <cstdlib>
+#include <map>
 #include <stdexcept>
+#include <utility>
 
 #include "../../fp8-kernels/native/memory.h"
 
@@ -68,6 +70,17 @@ const DeviceInfo& device() {
 }
 
 unsigned deviceBlocks() { return unsigned(device().multiprocessors) * 8; }
+
+#if !defined(FP8_SIM)
+unsigned residentBlocks(const void* kernel, unsigned threads) {
+  static auto* const known = new std::map<std::pair<const void*, unsigned>, unsigned>;
+  const auto found = known->find({kernel, threads});
+  if (found != known->end()) return found->second;
+  int blocks = 0;
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, int(threads), 0), "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
+  return (*known)[{kernel, threads}] = unsigned(blocks < 1 ? 1 : blocks) * unsigned(device().multiprocessors);
+}
+#endif
 
 cudaStream_t stream() {
   static const cudaStream_t s = [] {

@@ -8,6 +8,9 @@
 //   FP8_SHARED(T, a, N)  an array of N in the block's shared memory, indexed a[i]
 //   launch(name, kernel, grid, block, args...)   queues a kernel on the backend's stream
 //   loadVec, storeVec    16 bytes at once, at an address that must be aligned to 16
+//   loadWords, storeWords  the same as 32-bit words: 8 bytes, or a multiple of 16
+//   bytePermute          four of eight bytes
+//   residentBlocks       blocks of a kernel that the device holds at once
 //   atomicMaxAt, atomicAddAt   on element i of a Ptr; float atomics are left out on purpose: their order, and so the last bit
 //                        of their sum, would change from run to run
 //   lastBlock(ticket)    true in all threads of the block that comes last: it sees what all others wrote
@@ -41,6 +44,12 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 /// Blocks of `perBlock` items that cover `items`, at most what keeps the device busy: kernels stride over the rest.
 inline unsigned blocksFor(int64_t items, int64_t perBlock) {
   const int64_t needed = (items + perBlock - 1) / perBlock, most = int64_t(deviceBlocks());
+  return unsigned(needed < 1 ? 1 : needed < most ? needed : most);
+}
+
+/// The same for one kernel, whose blocks are all resident at once: no last round of few blocks.
+template <class K> inline unsigned blocksOf(K kernel, int64_t items, int64_t perBlock, unsigned threads) {
+  const int64_t needed = (items + perBlock - 1) / perBlock, most = int64_t(residentBlocks(kernel, threads));
   return unsigned(needed < 1 ? 1 : needed < most ? needed : most);
 }
 

@@ -3,21 +3,19 @@
 
 #include "../../fp8-kernels/native/kernels.gen.h"
 #include "../../fp8-kernels/native/philox.h"
+#include "activations.h"
 #include "map.h"
 
 namespace fp8lm {
 
 namespace {
 
-template <DType A, DType B> struct Sum : NearestEven {
-  Input<A> a;
-  Input<B> b;
-  Sum(const Tensor& a_, const Tensor& b_) : a(input<A>(a_, "a")), b(input<B>(b_, "b")) {}
-  __device__ __forceinline__ void prepare() {}
-  __device__ __forceinline__ void load(int64_t i, int count, float v[kGroup]) const {
+template <DType A, DType B> struct Sum : Both<A, B> {
+  Sum(const Tensor& a, const Tensor& b) : Both<A, B>(a, "a", b, "b") {}
+  __device__ __forceinline__ void values(const typename Both<A, B>::Raw& raw, int64_t, float (&v)[kGroup]) const {
     float w[kGroup];
-    a.load(i, count, 1.0f, v);
-    b.load(i, count, 1.0f, w);
+    unpack(raw.a, v);
+    unpack(raw.b, w);
 #pragma unroll
     for (int k = 0; k < kGroup; k++) v[k] = math::add(v[k], w[k]);
   }
@@ -26,8 +24,8 @@ template <DType A, DType B> struct Sum : NearestEven {
 template <DType X> struct Scaled : Plain<X> {
   float alpha;
   Scaled(const Tensor& x, double a) : Plain<X>(x), alpha(float(a)) {}
-  __device__ __forceinline__ void load(int64_t i, int count, float v[kGroup]) const {
-    Plain<X>::load(i, count, v);
+  __device__ __forceinline__ void values(const Group<X>& raw, int64_t, float (&v)[kGroup]) const {
+    unpack(raw, v);
 #pragma unroll
     for (int k = 0; k < kGroup; k++) v[k] = math::mul(v[k], alpha);
   }
@@ -35,87 +33,101 @@ template <DType X> struct Scaled : Plain<X> {
 
 template <DType X> struct Gelu : Plain<X> {
   using Plain<X>::Plain;
-  __device__ __forceinline__ void load(int64_t i, int count, float v[kGroup]) const {
-    Plain<X>::load(i, count, v);
+  __device__ __forceinline__ void values(const Group<X>& raw, int64_t, float (&v)[kGroup]) const {
+    unpack(raw, v);
 #pragma unroll
-    for (int k = 0; k < kGroup; k++) v[k] = math::gelu(v[k]);
+    for (int k = 0; k < kGroup; k++) v[k] = geluFast(v[k]);
   }
 };
 
-template <DType D, DType X> struct GeluGradient : NearestEven {
-  Input<D> dy;
-  Input<X> x;
-  GeluGradient(const Tensor& dy_, const Tensor& x_) : dy(input<D>(dy_, "dy")), x(input<X>(x_, "x")) {}
-  __device__ __forceinline__ void prepare() {}
-  __device__ __forceinline__ void load(int64_t i, int count, float v[kGroup]) const {
+template <DType D, DType X> struct GeluGradient : Both<D, X> {
+  GeluGradient(const Tensor& dy, const Tensor& x) : Both<D, X>(dy, "dy", x, "x") {}
+  __device__ __forceinline__ void values(const typename Both<D, X>::Raw& raw, int64_t, float (&v)[kGroup]) const {
     float w[kGroup];
-    dy.load(i, count, 1.0f, v);
-    x.load(i, count, 1.0f, w);
+    unpack(raw.a, v);
+    unpack(raw.b, w);
 #pragma unroll
-    for (int k = 0; k < kGroup; k++) v[k] = math::mul(v[k], math::geluDerivative(w[k]));
+    for (int k = 0; k < kGroup; k++) v[k] = math::mul(v[k], geluDerivativeFast(w[k]));
   }
 };
 
-/// silu(gate) * up; a row of x is gate | up. A group that lies in one row, at a whole group of it, is read as vectors.
-template <DType X> struct Swiglu : NearestEven {
+/// Rows of x are gate | up, each of `dim`. A group that lies in one row is read as vectors.
+template <DType X> struct GateAndUp {
+  struct Raw {
+    Group<X> gate, up;
+  };
   Input<X> x;
   int64_t dim;
   bool whole;  // no group crosses a row's end
-  Swiglu(const Tensor& x_, int64_t dim_) : x(input<X>(x_, "x")), dim(dim_), whole(dim_ % kGroup == 0) {}
-  __device__ __forceinline__ void prepare() {}
-  __device__ __forceinline__ void load(int64_t i, int count, float v[kGroup]) const {
+  GateAndUp(const Tensor& x_, int64_t dim_) : x(input<X>(x_, "x")), dim(dim_), whole(dim_ % kGroup == 0) {}
+  /// Where gate of element i of the output lies; up is `dim` further.
+  __device__ __forceinline__ int64_t at(int64_t i) const {
+    return i + (i < (int64_t(1) << 32) && dim < (int64_t(1) << 32) ? int64_t(uint32_t(i) / uint32_t(dim)) : i / dim) * dim;
+  }
+  __device__ __forceinline__ Raw fetch(int64_t i, int count) const {
     if (whole) {
-      float up[kGroup];
-      const int64_t r = i / dim, at = i + r * dim;
-      x.load(at, count, 1.0f, v);
-      x.load(at + dim, count, 1.0f, up);
-#pragma unroll
-      for (int k = 0; k < kGroup; k++) v[k] = math::mul(math::silu(v[k]), up[k]);
-      return;
+      const int64_t first = at(i);
+      return {x.fetch(first, count), x.fetch(first + dim, count)};
     }
+    constexpr int per = 4 / int(sizeof(Code<X>));
+    Raw raw{};
 #pragma unroll
     for (int k = 0; k < kGroup; k++) {
-      const int64_t at = i + k + (i + k) / dim * dim;
-      v[k] = k < count ? math::mul(math::silu(x.one(at, 1.0f)), x.one(at + dim, 1.0f)) : 0.0f;
+      if (k >= count) continue;
+      const int64_t a = at(i + k);
+      raw.gate.w[k / per] |= bitsOfCode(x.data[a]) << (k % per * 32 / per);
+      raw.up.w[k / per] |= bitsOfCode(x.data[a + dim]) << (k % per * 32 / per);
     }
+    return raw;
+  }
+};
+
+/// silu(gate) * up.
+template <DType X> struct Swiglu : NearestEven {
+  using Raw = typename GateAndUp<X>::Raw;
+  GateAndUp<X> x;
+  Swiglu(const Tensor& x_, int64_t dim) : x(x_, dim) {}
+  __device__ __forceinline__ void prepare() {}
+  __device__ __forceinline__ Raw fetch(int64_t i, int count) const { return x.fetch(i, count); }
+  __device__ __forceinline__ void values(const Raw& raw, int64_t, float (&v)[kGroup]) const {
+    float up[kGroup];
+    unpack(raw.gate, v);
+    unpack(raw.up, up);
+#pragma unroll
+    for (int k = 0; k < kGroup; k++) v[k] = math::mul(siluFast(v[k]), up[k]);
   }
 };
 
 template <DType DX, DType DY, DType X>
-__global__ void __launch_bounds__(kThreads, 3) swigluGradientKernel(Output<DX> dx, Input<DY> dy, Input<X> x, int64_t rows, int64_t dim) {
-  const int64_t n = rows * dim, stride = int64_t(gridDim.x) * blockDim.x * kGroup;
-  const bool whole = dim % kGroup == 0;
+__global__ void __launch_bounds__(kThreads, 3) swigluGradientKernel(Output<DX> dx, Input<DY> dy, GateAndUp<X> x, int64_t n) {
+  const int64_t stride = int64_t(gridDim.x) * blockDim.x * kGroup;
   for (int64_t i = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * kGroup; i < n; i += stride) {
-    const int count = n - i < kGroup ? int(n - i) : kGroup;
-    const int64_t first = i + i / dim * dim;
+    const int count = groupCount(i, n);
+    const Group<DY> rawD = dy.fetch(i, count);
+    const typename GateAndUp<X>::Raw raw = x.fetch(i, count);
     float gate[kGroup], up[kGroup], d[kGroup];
-    dy.load(i, count, 1.0f, d);
-    if (whole) {
-      x.load(first, count, 1.0f, gate);
-      x.load(first + dim, count, 1.0f, up);
-    } else {
-#pragma unroll
-      for (int k = 0; k < kGroup; k++) {
-        const int64_t at = i + k + (i + k) / dim * dim;
-        gate[k] = k < count ? x.one(at, 1.0f) : 0.0f;
-        up[k] = k < count ? x.one(at + dim, 1.0f) : 0.0f;
-      }
-    }
-    Code<DX> dGate[kGroup], dUp[kGroup];
+    unpack(rawD, d);
+    unpack(raw.gate, gate);
+    unpack(raw.up, up);
 #pragma unroll
     for (int k = 0; k < kGroup; k++) {
-      const float s = math::sigmoid(gate[k]);
-      dGate[k] = Form<DX>::encode(math::mul(math::mul(d[k], up[k]), math::siluDerivative(gate[k], s)));
-      dUp[k] = Form<DX>::encode(math::mul(d[k], math::mul(gate[k], s)));
+      const float s = sigmoidFast(gate[k]), dUp = math::mul(d[k], math::mul(gate[k], s));
+      gate[k] = math::mul(math::mul(d[k], up[k]), math::siluDerivative(gate[k], s));
+      up[k] = dUp;
     }
-    if (whole) {
+    const Group<DX> dGate = pack<DX>(gate), dUp = pack<DX>(up);
+    if (x.whole) {
+      const int64_t first = x.at(i);
       dx.store(first, count, dGate);
-      dx.store(first + dim, count, dUp);
+      dx.store(first + x.dim, count, dUp);
     } else {
+      constexpr int per = 4 / int(sizeof(Code<DX>));
 #pragma unroll
       for (int k = 0; k < kGroup; k++) {
-        const int64_t at = i + k + (i + k) / dim * dim;
-        if (k < count) dx.data[at] = dGate[k], dx.data[at + dim] = dUp[k];
+        if (k >= count) continue;
+        const int64_t a = x.at(i + k);
+        dx.data[a] = codeOf<Code<DX>>(dGate.w[k / per] >> (k % per * 32 / per));
+        dx.data[a + x.dim] = codeOf<Code<DX>>(dUp.w[k / per] >> (k % per * 32 / per));
       }
     }
   }
@@ -123,6 +135,10 @@ __global__ void __launch_bounds__(kThreads, 3) swigluGradientKernel(Output<DX> d
 
 /// residual + mask * x / (1 - rate); the word of element e is word e % 4 of block e / 4 of the stream.
 template <DType X, DType R> struct Dropped : NearestEven {
+  struct Raw {
+    Group<X> x;
+    Group<R> residual;
+  };
   Input<X> x;
   Input<R> residual;
   PhiloxKey key;
@@ -133,10 +149,16 @@ template <DType X, DType R> struct Dropped : NearestEven {
       : x(input<X>(x_, "x")), residual(input<R>(r, "residual")), key(philoxKey(uint64_t(seed))), stream(uint64_t(stream_)),
         threshold(dropoutThreshold(rate)), offset(offset_), gain(float(1.0 / (1.0 - rate))) {}
   __device__ __forceinline__ void prepare() {}
-  __device__ __forceinline__ void load(int64_t i, int count, float v[kGroup]) const {
+  __device__ __forceinline__ Raw fetch(int64_t i, int count) const {
+    Raw raw{};
+    raw.x = x.fetch(i, count);
+    if (residual.data) raw.residual = residual.fetch(i, count);
+    return raw;
+  }
+  __device__ __forceinline__ void values(const Raw& raw, int64_t i, float (&v)[kGroup]) const {
     float r[kGroup];
-    x.load(i, count, 1.0f, v);
-    if (residual.data) residual.load(i, count, 1.0f, r);
+    unpack(raw.x, v);
+    unpack(raw.residual, r);
     PhiloxWords words{};
     uint64_t loaded = ~uint64_t(0);
 #pragma unroll
@@ -185,8 +207,7 @@ void swiglu_backward(const Tensor& dx, const Tensor& dy, const Tensor& x, int64_
     withAct(dy.dtype, [&](auto d) {
       withAct(x.dtype, [&](auto e) {
         constexpr DType DX = decltype(c)::value, DY = decltype(d)::value, X = decltype(e)::value;
-        launch("swiglu_backward", swigluGradientKernel<DX, DY, X>, groupBlocks(rows * dim), dim3(kThreads), output<DX>(dx, "dx"),
-               input<DY>(dy, "dy"), input<X>(x, "x"), rows, dim);
+        launchGroups("swiglu_backward", swigluGradientKernel<DX, DY, X>, rows * dim, output<DX>(dx, "dx"), input<DY>(dy, "dy"), GateAndUp<X>(x, dim));
       });
     });
   });

@@ -1,9 +1,9 @@
 // Stored formats as types, for kernels that are compiled once a dtype: Form<DType::e4m3>::decode(code), encode(value).
-// Groups of 16 elements are the unit of memory-bound kernels: one 16-byte access of a one-byte format, two of a two-byte one.
+// Groups of 8 elements are the unit of memory-bound kernels: one 16-byte access of a two-byte format, neighbours in neighbours.
 #pragma once
 #include <type_traits>
 
-#include "device.h"
+#include "packed.h"
 
 namespace fp8lm {
 
@@ -34,6 +34,13 @@ template <> struct Form<DType::e5m2> {
   static __device__ __forceinline__ uint8_t encode(float x) { return encodeE5M2(x); }
 };
 template <DType D> using Code = typename Form<D>::Code;
+__device__ __forceinline__ uint32_t bitsOfCode(float c) { return bitsOf(c); }
+__device__ __forceinline__ uint32_t bitsOfCode(uint16_t c) { return c; }
+__device__ __forceinline__ uint32_t bitsOfCode(uint8_t c) { return c; }
+template <class C> __device__ __forceinline__ C codeOf(uint32_t bits) {
+  if constexpr (std::is_same_v<C, float>) return floatOf(bits);
+  else return C(bits);
+}
 template <DType D> constexpr bool isScaled = D == DType::f16 || D == DType::e4m3 || D == DType::e5m2;
 inline bool isScaledType(DType t) { return t == DType::f16 || t == DType::e4m3 || t == DType::e5m2; }
 
@@ -49,8 +56,10 @@ template <class F> inline void withAny(DType t, F&& f) {
   withOneOf<DType::f32, DType::bf16, DType::f16, DType::e4m3, DType::e5m2>(t, f);
 }
 
-constexpr int kGroup = 16;
 constexpr int kThreads = 256;
+
+constexpr int kGroup = 8;
+template <DType D> using Group = Packed<D, kGroup>;
 
 /// A tensor that a kernel reads in groups: decoded, times its scaleInv.
 template <DType D> struct Input {
@@ -67,44 +76,44 @@ template <DType D> struct Input {
     if constexpr (isScaled<D>) return math::mul(v, inv);
     else return v;
   }
-  /// Elements [i, i + count) of a group; the rest of `v` is 0.
-  __device__ __forceinline__ void load(int64_t i, int count, float inv, float v[kGroup]) const {
-    constexpr int per = 16 / sizeof(Code<D>);
-    if (aligned && count == kGroup) {
-#pragma unroll
-      for (int k = 0; k < kGroup; k += per) {
-        const Vec<Code<D>> in = loadVec(data, i + k);
-#pragma unroll
-        for (int q = 0; q < per; q++) {
-          v[k + q] = Form<D>::decode(in.v[q]);
-          if constexpr (isScaled<D>) v[k + q] = math::mul(v[k + q], inv);
-        }
-      }
+  /// Elements [i, i + count) as stored, i a multiple of N; the rest is 0.
+  template <int N = kGroup> __device__ __forceinline__ Packed<D, N> fetch(int64_t i, int count) const {
+    Packed<D, N> p;
+    if (aligned && count == N) {
+      loadWords(data, i, p.w);
     } else {
+      constexpr int per = 4 / int(sizeof(Code<D>));
 #pragma unroll
-      for (int k = 0; k < kGroup; k++) v[k] = k < count ? one(i + k, inv) : 0.0f;
+      for (int q = 0; q < Packed<D, N>::kWords; q++) {
+        p.w[q] = 0u;
+#pragma unroll
+        for (int k = 0; k < per; k++)
+          if (q * per + k < count) p.w[q] |= bitsOfCode(data[i + q * per + k]) << (k * 32 / per);
+      }
+    }
+    return p;
+  }
+  template <int N> __device__ __forceinline__ void values(const Packed<D, N>& p, float inv, float (&v)[N]) const {
+    unpack(p, v);
+    if constexpr (isScaled<D>) {
+#pragma unroll
+      for (int k = 0; k < N; k++) v[k] = math::mul(v[k], inv);
     }
   }
+  /// Elements [i, i + count) of a group; the rest of `v` is 0.
+  __device__ __forceinline__ void load(int64_t i, int count, float inv, float (&v)[kGroup]) const { values(fetch(i, count), inv, v); }
 };
 
 template <DType D> struct Output {
   Ptr<Code<D>> data;
   bool aligned;
-  __device__ __forceinline__ void store(int64_t i, int count, const Code<D> c[kGroup]) const {
-    constexpr int per = 16 / sizeof(Code<D>);
-    if (aligned && count == kGroup) {
+
+  template <int N> __device__ __forceinline__ void store(int64_t i, int count, const Packed<D, N>& p) const {
+    if (aligned && count == N) return storeWords(data, i, p.w);
+    constexpr int per = 4 / int(sizeof(Code<D>));
 #pragma unroll
-      for (int k = 0; k < kGroup; k += per) {
-        Vec<Code<D>> out;
-#pragma unroll
-        for (int q = 0; q < per; q++) out.v[q] = c[k + q];
-        storeVec(data, i + k, out);
-      }
-    } else {
-#pragma unroll
-      for (int k = 0; k < kGroup; k++)
-        if (k < count) data[i + k] = c[k];
-    }
+    for (int k = 0; k < N; k++)
+      if (k < count) data[i + k] = codeOf<Code<D>>(p.w[k / per] >> (k % per * 32 / per));
   }
 };
 

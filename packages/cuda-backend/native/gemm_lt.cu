@@ -18,6 +18,7 @@
 #include "cublaslt.h"
 #include "gemm.h"
 #include "map.h"
+#include "transpose.h"
 
 namespace fp8lm {
 
@@ -79,11 +80,8 @@ template <DType X> __global__ void __launch_bounds__(kThreads, 3) toBF16Kernel(O
   for (int64_t i = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * kGroup; i < n; i += stride) {
     const int count = n - i < kGroup ? int(n - i) : kGroup;
     float v[kGroup];
-    uint16_t c[kGroup];
     x.load(i, count, 1.0f, v);
-#pragma unroll
-    for (int k = 0; k < kGroup; k++) c[k] = encodeBF16(v[k]);
-    y.store(i, count, c);
+    y.store(i, count, pack<DType::bf16>(v));
   }
 }
 
@@ -252,7 +250,8 @@ struct Fp8Rows {
     data = copy.data();
     const int64_t outRows = padded(rows), outCols = padded(k);
     const dim3 grid(unsigned((outCols + kSide - 1) / kSide), unsigned((outRows + kSide - 1) / kSide)), block(kTransposeThreads);
-    if (alongRows) launch("gemm: transpose", copyPaddedKernel<true>, grid, block, copy.as<uint8_t>("transposed copy"), ptr<const uint8_t>(t, name), k, rows, outRows, outCols);
+    if (alongRows && rows % kSquare == 0 && isAligned(t)) launchTranspose("gemm: transpose", copy.as<uint8_t>("transposed copy"), ptr<const uint8_t>(t, name), k, rows, outRows, outCols);
+    else if (alongRows) launch("gemm: transpose", copyPaddedKernel<true>, grid, block, copy.as<uint8_t>("transposed copy"), ptr<const uint8_t>(t, name), k, rows, outRows, outCols);
     else launch("gemm: pad", copyPaddedKernel<false>, grid, block, copy.as<uint8_t>("padded copy"), ptr<const uint8_t>(t, name), rows, k, outRows, outCols);
   }
   static bool isReady(const Tensor& t, int64_t rows, int64_t k, bool alongRows) { return !alongRows && rows % 16 == 0 && k % 16 == 0 && isAligned(t); }

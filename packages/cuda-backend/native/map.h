@@ -1,55 +1,74 @@
-// Elementwise kernels with any output: a Source gives values in groups of 16, mapKernel stores them as f32, bf16, or scaled,
-// in one pass; measureKernel is the pass before it where a scale just in time needs an amax first.
+// Elementwise kernels with any output: a Source gives values in groups, mapKernel stores them as f32, bf16, or scaled, in one
+// pass; measureKernel is the pass before it where a scale just in time needs an amax first.
 //
-// A Source is a struct with `prepare()` (what a thread computes once) and `load(i, count, v)`.
+// A Source is a struct with
+//   Raw, fetch(i, count)   what a group needs of memory, as stored; the next group is fetched while one is worked on
+//   prepare()              what a thread computes once
+//   values(raw, i, v)      the group's values
+//   encode(Of<Y>, t)       how they are rounded
 #pragma once
 #include "scaling.h"
 
 namespace fp8lm {
 
+__device__ __forceinline__ int groupCount(int64_t i, int64_t n) { return n - i < kGroup ? int(n - i) : kGroup; }
+
+/// What a source makes of the zeros beyond the last element counts nowhere.
+__device__ __forceinline__ void zeroFrom(int count, float (&v)[kGroup]) {
+  if (count == kGroup) return;
+#pragma unroll
+  for (int k = 0; k < kGroup; k++)
+    if (k >= count) v[k] = 0.0f;
+}
+
+/// Calls f(i, count, v) for each group of this thread.
+template <class Source, class Begin, class F> __device__ __forceinline__ void forGroups(Source& source, int64_t n, Begin&& begin, F&& f) {
+  const int64_t stride = int64_t(gridDim.x) * blockDim.x * kGroup;
+  int64_t i = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * kGroup;
+  typename Source::Raw next{};
+  if (i < n) next = source.fetch(i, groupCount(i, n));
+  begin();
+  for (; i < n; i += stride) {
+    const typename Source::Raw raw = next;
+    if (i + stride < n) next = source.fetch(i + stride, groupCount(i + stride, n));
+    float v[kGroup];
+    source.values(raw, i, v);
+    f(i, groupCount(i, n), v);
+  }
+}
+
 template <class Source> __global__ void __launch_bounds__(kThreads, 3) measureKernel(Source source, ScaleJob job, int64_t n) {
   if (!needsMeasure(job)) return;
-  source.prepare();
-  unsigned largest = 0;
-  const int64_t stride = int64_t(gridDim.x) * blockDim.x * kGroup;
-  for (int64_t i = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * kGroup; i < n; i += stride) {
-    const int count = n - i < kGroup ? int(n - i) : kGroup;
-    float v[kGroup];
-    source.load(i, count, v);
+  float largest = 0.0f;
+  forGroups(source, n, [&] { source.prepare(); }, [&](int64_t, int count, float (&v)[kGroup]) {
+    zeroFrom(count, v);
 #pragma unroll
-    for (int k = 0; k < kGroup; k++) {
-      const unsigned m = k < count ? magnitude(v[k]) : 0u;
-      if (m > largest) largest = m;
-    }
-  }
-  largest = blockReduce<Reduce::max>(largest);
-  if (threadIdx.x == 0 && largest) atomicMaxAt(job.words, kMeasured + job.slot, largest);
+    for (int k = 0; k < kGroup; k++) largest = maxMagnitude(largest, v[k]);
+  });
+  const unsigned bits = blockReduce<Reduce::max>(magnitude(largest));
+  if (threadIdx.x == 0 && bits) atomicMaxAt(job.words, kMeasured + job.slot, bits);
 }
 
 template <DType Y, class Source>
 __global__ void __launch_bounds__(kThreads, 3) mapKernel(Output<Y> y, Source source, ScaleJob job, int64_t n) {
-  source.prepare();
   float scale = 1.0f;
   Seen seen;
-  if constexpr (isScaled<Y>) scale = chooseScale(job);
-  const int64_t stride = int64_t(gridDim.x) * blockDim.x * kGroup;
-  for (int64_t i = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * kGroup; i < n; i += stride) {
-    const int count = n - i < kGroup ? int(n - i) : kGroup;
-    float v[kGroup];
-    source.load(i, count, v);
-    Code<Y> c[kGroup];
+  const auto begin = [&] {
+    source.prepare();
+    if constexpr (isScaled<Y>) scale = chooseScale(job);
+  };
+  forGroups(source, n, begin, [&](int64_t i, int count, float (&v)[kGroup]) {
+    if constexpr (isScaled<Y>) {
+      float t[kGroup];
+      zeroFrom(count, v);
 #pragma unroll
-    for (int k = 0; k < kGroup; k++) {
-      if constexpr (isScaled<Y>) {
-        const float t = math::mul(v[k], scale);
-        if (k < count) seen.add(v[k], t, job.max);
-        c[k] = source.encode(Of<Y>{}, t, k);
-      } else {
-        c[k] = Form<Y>::encode(v[k]);
-      }
+      for (int k = 0; k < kGroup; k++) t[k] = math::mul(v[k], scale);
+      seen.add(v, t, scale, job.max);
+      y.store(i, count, source.encode(Of<Y>{}, t));
+    } else {
+      y.store(i, count, pack<Y>(v));
     }
-    y.store(i, count, c);
-  }
+  });
   if constexpr (isScaled<Y>) {
     report(job, seen);
     if (lastBlock(job.words + kTicket) && threadIdx.x == 0) finish(job, scale);
@@ -58,17 +77,23 @@ __global__ void __launch_bounds__(kThreads, 3) mapKernel(Output<Y> y, Source sou
 
 /// Rounding of sources that have no say in it.
 struct NearestEven {
-  template <DType Y> __device__ __forceinline__ Code<Y> encode(Of<Y>, float t, int) const { return Form<Y>::encode(t); }
+  template <DType Y> __device__ __forceinline__ Group<Y> encode(Of<Y>, const float (&t)[kGroup]) const { return pack<Y>(t); }
 };
+
+/// A grid for a kernel that strides over n elements.
+template <class K> inline dim3 groupGrid(K kernel, int64_t n) { return dim3(blocksOf(kernel, n, int64_t(kThreads) * kGroup, kThreads)); }
+template <class K, class... A> inline void launchGroups(const char* name, K kernel, int64_t n, A&&... args) {
+  launch(name, kernel, groupGrid(kernel, n), dim3(kThreads), args..., n);
+}
 
 inline dim3 groupBlocks(int64_t n) { return dim3(blocksFor(n, int64_t(kThreads) * kGroup)); }
 
 /// Stores the n values of a source in y, whichever dtype y has; `job` (from scaleJob) tells how its scale is chosen.
 template <class Source> inline void map(const char* name, const Tensor& y, const Source& source, const ScaleJob& job, int64_t n) {
-  if (isScaledType(y.dtype) && !job.keep) launch(name, measureKernel<Source>, groupBlocks(n), dim3(kThreads), source, job, n);
+  if (isScaledType(y.dtype) && !job.keep) launchGroups(name, measureKernel<Source>, n, source, job);
   withAny(y.dtype, [&](auto d) {
     constexpr DType Y = decltype(d)::value;
-    launch(name, mapKernel<Y, Source>, groupBlocks(n), dim3(kThreads), output<Y>(y, "y"), source, job, n);
+    launchGroups(name, mapKernel<Y, Source>, n, output<Y>(y, "y"), source, job);
   });
 }
 
@@ -76,7 +101,7 @@ template <class Source> inline void map(const char* name, const Tensor& y, const
 template <class Source> inline void mapAct(const char* name, const Tensor& y, const Source& source, int64_t n) {
   withAct(y.dtype, [&](auto d) {
     constexpr DType Y = decltype(d)::value;
-    launch(name, mapKernel<Y, Source>, groupBlocks(n), dim3(kThreads), output<Y>(y, "y"), source, ScaleJob{}, n);
+    launchGroups(name, mapKernel<Y, Source>, n, output<Y>(y, "y"), source, ScaleJob{});
   });
 }
 
@@ -85,20 +110,35 @@ template <class Source> inline void mapActOrFp8(const char* name, const Tensor& 
   if (!isScaledType(y.dtype)) return mapAct(name, y, source, n);
   ScaleJob job = scaleJob(y);
   job.window = ptr<float>(window, "window");
-  launch(name, measureKernel<Source>, groupBlocks(n), dim3(kThreads), source, job, n);
+  launchGroups(name, measureKernel<Source>, n, source, job);
   withFp8(y.dtype, [&](auto d) {
     constexpr DType Y = decltype(d)::value;
-    launch(name, mapKernel<Y, Source>, groupBlocks(n), dim3(kThreads), output<Y>(y, "y"), source, job, n);
+    launchGroups(name, mapKernel<Y, Source>, n, output<Y>(y, "y"), source, job);
   });
 }
 
 /// The values of one tensor.
 template <DType X> struct Plain : NearestEven {
+  using Raw = Group<X>;
   Input<X> x;
   float inv = 1.0f;
   explicit Plain(const Tensor& t, const char* name = "x") : x(input<X>(t, name)) {}
   __device__ __forceinline__ void prepare() { inv = x.inv(); }
-  __device__ __forceinline__ void load(int64_t i, int count, float v[kGroup]) const { x.load(i, count, inv, v); }
+  __device__ __forceinline__ Raw fetch(int64_t i, int count) const { return x.fetch(i, count); }
+  __device__ __forceinline__ void values(const Raw& raw, int64_t, float (&v)[kGroup]) const { x.values(raw, inv, v); }
+};
+
+/// Two tensors in f32 or bf16.
+template <DType A, DType B> struct Both : NearestEven {
+  struct Raw {
+    Group<A> a;
+    Group<B> b;
+  };
+  Input<A> a;
+  Input<B> b;
+  Both(const Tensor& a_, const char* nameA, const Tensor& b_, const char* nameB) : a(input<A>(a_, nameA)), b(input<B>(b_, nameB)) {}
+  __device__ __forceinline__ void prepare() {}
+  __device__ __forceinline__ Raw fetch(int64_t i, int count) const { return {a.fetch(i, count), b.fetch(i, count)}; }
 };
 
 }  // namespace fp8lm

@@ -1,8 +1,11 @@
-// Layer norm and RMS norm, forward and backward. A warp has a row: it reads it once for each statistic (the second time from
-// the cache) and once to store. FP8 outputs come straight from float32: norm and cast are one kernel, with a pass that only
-// measures before it where the scale is just in time. Gradients of weight and bias are column sums (columns.h).
+// Layer norm and RMS norm, forward and backward, each input read once (rows.h). FP8 outputs come straight from float32: norm
+// and cast are one kernel, with a pass that only measures before it where the scale is just in time. The gradients of weight
+// and bias are summed by the blocks that compute dx, each over its rows, and added up in a fixed order (columns.h).
+//
+// Rows that are no whole vectors, or longer than a team holds: a warp has a row and reads it element by element.
 #include "../../fp8-kernels/native/kernels.gen.h"
 #include "columns.h"
+#include "rows.h"
 #include "scaling.h"
 
 namespace fp8lm {
@@ -33,9 +36,211 @@ template <bool rms, DType X> __device__ __forceinline__ RowStats rowStats(const 
   return s;
 }
 
-/// One pass: statistics, and the values measured (`measure`) or stored.
+/// What a forward kernel has seen goes to the words, and from the last block to the scale block. All threads call it.
+template <bool measure, bool scaled> __device__ __forceinline__ void finishNorm(const ScaleJob& job, const Seen& seen, float scale) {
+  if constexpr (measure) {
+    const unsigned largest = blockReduce<Reduce::max>(seen.largest);
+    if (threadIdx.x == 0 && largest) atomicMaxAt(job.words, kMeasured + job.slot, largest);
+  } else if constexpr (scaled) {
+    report(job, seen);
+    if (lastBlock(job.words + kTicket) && threadIdx.x == 0) finish(job, scale);
+  }
+}
+
+/// Vectors of a row that a thread holds, and the warps that a team may have so that they stay in registers.
+template <DType X> constexpr int kForwardVectors = X == DType::f32 ? 2 : 4;
+template <DType DY, DType X, DType R> constexpr int kBackwardVectors = DY == DType::f32 || X == DType::f32 || R == DType::f32 ? 1 : 2;
+constexpr int kForwardWarps = 12, kBackwardWarps = 16;
+
+/// One pass over the rows: statistics, and the values measured or stored.
 template <bool rms, bool measure, DType Y, DType X>
-__global__ void __launch_bounds__(kNormThreads, 8) normKernel(Output<Y> y, Ptr<float> stats, Input<X> x, Ptr<const float> weight, Ptr<const float> bias, ScaleJob job, int64_t rows, int64_t dim, float eps) {
+__global__ void __launch_bounds__(kForwardWarps * kWarp, 2) normKernel(Output<Y> y, Ptr<float> stats, Input<X> x, Ptr<const float> weight, Ptr<const float> bias, ScaleJob job, int64_t rows, int64_t dim, float eps, int warps) {
+  FP8_SHARED(float, parts, 2 * kForwardWarps);
+  if constexpr (measure) {
+    if (!needsMeasure(job)) return;
+  }
+  constexpr int V = kForwardVectors<X>;
+  const Team team(warps);
+  const int64_t step = int64_t(gridDim.x) * team.teams;
+  int64_t first = int64_t(blockIdx.x) * team.teams;
+  RowVectors<X, V> next;
+  next.fetch(x, team, first + team.index, rows, dim);
+  float scale = 1.0f;
+  Seen seen;
+  if constexpr (isScaled<Y> && !measure) scale = chooseScale(job);
+  int half = 0;
+  for (; first < rows; first += step) {
+    const int64_t r = first + team.index;
+    const RowVectors<X, V> row = next;
+    next.fetch(x, team, r + step, rows, dim);
+    float mean[1] = {0.0f}, square[1] = {0.0f};
+    if constexpr (!rms) {
+#pragma unroll
+      for (int q = 0; q < V; q++) {
+        float v[kWide];
+        unpack(row.vector[q], v);
+#pragma unroll
+        for (int k = 0; k < kWide; k++) mean[0] += v[k];
+      }
+      teamSums(team, parts, half, mean);
+      mean[0] = math::div(mean[0], float(dim));
+    }
+#pragma unroll
+    for (int q = 0; q < V; q++) {
+      if (team.column(q) >= dim) continue;
+      float v[kWide];
+      unpack(row.vector[q], v);
+#pragma unroll
+      for (int k = 0; k < kWide; k++) {
+        if constexpr (!rms) v[k] = math::sub(v[k], mean[0]);
+        square[0] = math::mulAdd(v[k], v[k], square[0]);
+      }
+    }
+    teamSums(team, parts, half, square);
+    const float inv = math::div(1.0f, math::sqrt(math::add(math::div(square[0], float(dim)), eps)));
+    if (r >= rows) continue;
+#pragma unroll
+    for (int q = 0; q < V; q++) {
+      const int64_t c = team.column(q);
+      if (c >= dim) continue;
+      float v[kWide], w[kWide];
+      unpack(row.vector[q], v);
+      loadWide(weight, c, w);
+#pragma unroll
+      for (int k = 0; k < kWide; k++) {
+        if constexpr (!rms) v[k] = math::sub(v[k], mean[0]);
+        v[k] = math::mul(math::mul(v[k], inv), w[k]);
+      }
+      if (bias) {
+        loadWide(bias, c, w);
+#pragma unroll
+        for (int k = 0; k < kWide; k++) v[k] = math::add(v[k], w[k]);
+      }
+      if constexpr (measure) {
+        float m = 0.0f;
+#pragma unroll
+        for (int k = 0; k < kWide; k++) m = maxMagnitude(m, v[k]);
+        if (magnitude(m) > seen.largest) seen.largest = magnitude(m);
+      } else if constexpr (isScaled<Y>) {
+        float t[kWide];
+#pragma unroll
+        for (int k = 0; k < kWide; k++) t[k] = math::mul(v[k], scale);
+        seen.add(v, t, scale, job.max);
+        storeWords(y.data, r * dim + c, pack<Y>(t).w);
+      } else {
+        storeWords(y.data, r * dim + c, pack<Y>(v).w);
+      }
+    }
+    if (!measure && team.thread == 0) {
+      if constexpr (rms) stats[r] = inv;
+      else stats[2 * r] = mean[0], stats[2 * r + 1] = inv;
+    }
+  }
+  finishNorm<measure, isScaled<Y>>(job, seen, scale);
+}
+
+constexpr int kSharedTeamThreads = 256;  // of a block with several teams in the backward pass
+
+// With n = (x - mean) inv and g = dy weight: dx = residual + inv (g - mean(g) - n mean(g n)); rms has no mean(g). The block's
+// sums over its rows of dy n and of dy go to `partials` [blocks, 1 or 2, dim].
+template <bool rms, DType DX, DType DY, DType X, DType R>
+__global__ void __launch_bounds__(kBackwardWarps * kWarp) normGradientKernel(Output<DX> dx, Ptr<float> partials, Input<DY> dy, Input<X> x, Ptr<const float> weight, Ptr<const float> stats, Input<R> residual, int64_t rows, int64_t dim, int warps) {
+  constexpr int V = kBackwardVectors<DY, X, R>, kSums = rms ? 1 : 2;
+  FP8_SHARED(float, parts, 4 * kBackwardWarps);
+  FP8_SHARED(float, gathered, kSharedTeamThreads * kWide);
+  const Team team(warps);
+  const int64_t step = int64_t(gridDim.x) * team.teams;
+  int64_t first = int64_t(blockIdx.x) * team.teams;
+  RowVectors<DY, V> nextDy;
+  RowVectors<X, V> nextX;
+  float nextMean = 0.0f, nextInv = 0.0f;
+  const auto fetch = [&](int64_t r) {
+    nextDy.fetch(dy, team, r, rows, dim);
+    nextX.fetch(x, team, r, rows, dim);
+    if (r >= rows) return;
+    if constexpr (rms) nextInv = stats[r];
+    else nextMean = stats[2 * r], nextInv = stats[2 * r + 1];
+  };
+  fetch(first + team.index);
+  float sums[kSums][V][kWide] = {};
+  int half = 0;
+  for (; first < rows; first += step) {
+    const int64_t r = first + team.index;
+    const float mean = nextMean, inv = nextInv;
+    float n[V][kWide], g[V][kWide], means[2] = {};
+#pragma unroll
+    for (int q = 0; q < V; q++) unpack(nextX.vector[q], n[q]), unpack(nextDy.vector[q], g[q]);
+    fetch(r + step);
+    RowVectors<R, V> kept{};
+    if (residual.data) kept.fetch(residual, team, r, rows, dim);
+    if (r < rows) {
+#pragma unroll
+      for (int q = 0; q < V; q++) {
+        if (team.column(q) >= dim) continue;
+        float w[kWide];
+        loadWide(weight, team.column(q), w);
+#pragma unroll
+        for (int k = 0; k < kWide; k++) {
+          const float d = g[q][k];
+          n[q][k] = math::mul(math::sub(n[q][k], mean), inv);
+          g[q][k] = math::mul(d, w[k]);
+          if constexpr (!rms) means[0] += g[q][k];
+          means[1] = math::mulAdd(g[q][k], n[q][k], means[1]);
+          sums[0][q][k] = math::mulAdd(d, n[q][k], sums[0][q][k]);
+          if constexpr (!rms) sums[kSums - 1][q][k] = math::add(sums[kSums - 1][q][k], d);
+        }
+      }
+    }
+    if constexpr (rms) {
+      float one[1] = {means[1]};
+      teamSums(team, parts, half, one);
+      means[1] = one[0];
+    } else {
+      teamSums(team, parts, half, means);
+    }
+    const float meanG = math::div(means[0], float(dim)), meanGn = math::div(means[1], float(dim));
+    if (r >= rows) continue;
+#pragma unroll
+    for (int q = 0; q < V; q++) {
+      if (team.column(q) >= dim) continue;
+      float before[kWide];
+      unpack(kept.vector[q], before);
+#pragma unroll
+      for (int k = 0; k < kWide; k++) {
+        const float c = rms ? g[q][k] : math::sub(g[q][k], meanG);
+        const float d = math::mul(inv, math::sub(c, math::mul(n[q][k], meanGn)));
+        n[q][k] = residual.data ? math::add(before[k], d) : d;
+      }
+      storeWords(dx.data, r * dim + team.column(q), pack<DX>(n[q]).w);
+    }
+  }
+  // The teams of a block, one after the other.
+#pragma unroll
+  for (int s = 0; s < kSums; s++) {
+#pragma unroll
+    for (int q = 0; q < V; q++) {
+      if (team.teams > 1) {
+        __syncthreads();
+        if (team.index > 0) {
+#pragma unroll
+          for (int k = 0; k < kWide; k++) gathered[k * kSharedTeamThreads + int(threadIdx.x)] = sums[s][q][k];
+        }
+        __syncthreads();
+      }
+      if (team.index > 0 || team.column(q) >= dim) continue;
+      for (int other = 1; other < team.teams; other++) {
+#pragma unroll
+        for (int k = 0; k < kWide; k++)
+          sums[s][q][k] = math::add(sums[s][q][k], gathered[k * kSharedTeamThreads + other * team.warps * kWarp + team.thread]);
+      }
+      storeWords(partials, (int64_t(blockIdx.x) * kSums + s) * dim + team.column(q), pack<DType::f32>(sums[s][q]).w);
+    }
+  }
+}
+
+/// normKernel for any row.
+template <bool rms, bool measure, DType Y, DType X>
+__global__ void __launch_bounds__(kNormThreads, 8) anyNormKernel(Output<Y> y, Ptr<float> stats, Input<X> x, Ptr<const float> weight, Ptr<const float> bias, ScaleJob job, int64_t rows, int64_t dim, float eps) {
   if constexpr (measure) {
     if (!needsMeasure(job)) return;
   }
@@ -63,18 +268,12 @@ __global__ void __launch_bounds__(kNormThreads, 8) normKernel(Output<Y> y, Ptr<f
       else stats[2 * r] = s.mean, stats[2 * r + 1] = s.inv;
     }
   }
-  if constexpr (measure) {
-    const unsigned largest = blockReduce<Reduce::max>(seen.largest);
-    if (threadIdx.x == 0 && largest) atomicMaxAt(job.words, kMeasured + job.slot, largest);
-  } else if constexpr (isScaled<Y>) {
-    report(job, seen);
-    if (lastBlock(job.words + kTicket) && threadIdx.x == 0) finish(job, scale);
-  }
+  finishNorm<measure, isScaled<Y>>(job, seen, scale);
 }
 
-// With n = (x - mean) inv and g = dy weight: dx = residual + inv (g - mean(g) - n mean(g n)); rms has no mean(g).
+/// normGradientKernel for any row, dx alone.
 template <bool rms, DType DX, DType DY, DType X, DType R>
-__global__ void __launch_bounds__(kNormThreads, 8) normGradientKernel(Output<DX> dx, Input<DY> dy, Input<X> x, Ptr<const float> weight, Ptr<const float> stats, Input<R> residual, int64_t rows, int64_t dim) {
+__global__ void __launch_bounds__(kNormThreads, 8) anyNormGradientKernel(Output<DX> dx, Input<DY> dy, Input<X> x, Ptr<const float> weight, Ptr<const float> stats, Input<R> residual, int64_t rows, int64_t dim) {
   for (int64_t r = int64_t(blockIdx.x) * kRowsPerBlock + warpOf(); r < rows; r += int64_t(gridDim.x) * kRowsPerBlock) {
     const float mean = rms ? 0.0f : float(stats[2 * r]), inv = rms ? stats[r] : stats[2 * r + 1];
     float sumG = 0.0f, sumGn = 0.0f;
@@ -94,17 +293,16 @@ __global__ void __launch_bounds__(kNormThreads, 8) normGradientKernel(Output<DX>
   }
 }
 
-/// dy n and dy of one element: what it adds to dweight and dbias.
+/// dy n and dy of one element: what it adds to dweight and dbias (rms has none).
 template <bool rms, DType DY, DType X> struct WeightGradients {
   Input<DY> dy;
   Input<X> x;
   Ptr<const float> stats;
-  __device__ __forceinline__ void prepare() {}
-  __device__ __forceinline__ void at(int64_t r, int64_t c, int64_t dim, float v[2]) const {
+  __device__ __forceinline__ void at(int64_t r, int64_t c, int64_t dim, float v[rms ? 1 : 2]) const {
     const float mean = rms ? 0.0f : float(stats[2 * r]), inv = rms ? stats[r] : stats[2 * r + 1];
     const float d = dy.one(r * dim + c, 1.0f);
     v[0] = math::mul(d, math::mul(x.one(r * dim + c, 1.0f) - mean, inv));
-    v[1] = d;
+    if constexpr (!rms) v[1] = d;
   }
 };
 
@@ -115,33 +313,56 @@ void normForward(const char* name, const Tensor& y, const Tensor& stats, const T
     job = scaleJob(y);
     job.window = ptr<float>(window, "window");
   }
+  const bool aligned = isAligned(y) && isAligned(x) && isAligned(weight) && isAligned(bias);
   withAct(x.dtype, [&](auto d) {
     constexpr DType X = decltype(d)::value;
+    const RowPlan plan = aligned ? rowPlan(dim, kForwardVectors<X>, 4, kForwardWarps) : RowPlan{0, 0};
+    const auto go = [&](const auto& to, auto byTeams, auto any) {
+      const auto call = [&](auto kernel, dim3 grid, unsigned threads, auto... more) {
+        launch(name, kernel, grid, dim3(threads), to, ptr<float>(stats, "stats"), input<X>(x, "x"), ptr<const float>(weight, "weight"), ptr<const float>(bias, "bias"), job, rows, dim,
+               float(eps), more...);
+      };
+      if (plan.warps) call(byTeams, dim3(blocksOf(byTeams, rows, plan.teams, plan.threads())), plan.threads(), plan.warps);
+      else call(any, rowBlocks(rows), kNormThreads);
+    };
+    if (isScaledType(y.dtype)) go(Output<DType::f32>{nullptr, false}, &normKernel<rms, true, DType::f32, X>, &anyNormKernel<rms, true, DType::f32, X>);
     withOneOf<DType::f32, DType::bf16, DType::e4m3, DType::e5m2>(y.dtype, [&](auto e) {
       constexpr DType Y = decltype(e)::value;
-      const auto go = [&](auto kernel) {
-        launch(name, kernel, rowBlocks(rows), dim3(kNormThreads), output<Y>(y, "y"), ptr<float>(stats, "stats"), input<X>(x, "x"),
-               ptr<const float>(weight, "weight"), ptr<const float>(bias, "bias"), job, rows, dim, float(eps));
-      };
-      if constexpr (isScaled<Y>) go(&normKernel<rms, true, Y, X>);
-      go(&normKernel<rms, false, Y, X>);
+      go(output<Y>(y, "y"), &normKernel<rms, false, Y, X>, &anyNormKernel<rms, false, Y, X>);
     });
   });
 }
 
 template <bool rms>
 void normBackward(const char* name, const Tensor& dx, const Tensor& dweight, const Tensor& dbias, const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& stats, const Tensor& residual, int64_t rows, int64_t dim) {
+  if (rows == 0 || dim == 0) return;
+  const bool aligned = isAligned(dx) && isAligned(dy) && isAligned(x) && isAligned(weight) && isAligned(residual);
+  constexpr int kSums = rms ? 1 : 2;
+  const Ptr<float> sumW = ptr<float>(dweight, "dweight"), sumB = ptr<float>(dbias, "dbias");
+  const Ptr<const float> rowStats = ptr<const float>(stats, "stats"), w = ptr<const float>(weight, "weight");
   withAct(dy.dtype, [&](auto d) {
     withAct(x.dtype, [&](auto e) {
       constexpr DType DY = decltype(d)::value, X = decltype(e)::value;
-      // Before dx, which may be the same tensor as dy's residual but never as dy or x.
-      addColumns<2>(name, WeightGradients<rms, DY, X>{input<DY>(dy, "dy"), input<X>(x, "x"), ptr<const float>(stats, "stats")},
-                    ptr<float>(dweight, "dweight"), ptr<float>(dbias, "dbias"), rows, dim);
+      const Input<DY> inDy = input<DY>(dy, "dy");
+      const Input<X> inX = input<X>(x, "x");
       withAct(dx.dtype, [&](auto f) {
-        withAct(residual ? residual.dtype : DType::f32, [&](auto g) {
+        withAct(residual ? residual.dtype : X, [&](auto g) {
           constexpr DType DX = decltype(f)::value, R = decltype(g)::value;
-          launch(name, normGradientKernel<rms, DX, DY, X, R>, rowBlocks(rows), dim3(kNormThreads), output<DX>(dx, "dx"), input<DY>(dy, "dy"),
-                 input<X>(x, "x"), ptr<const float>(weight, "weight"), ptr<const float>(stats, "stats"), input<R>(residual, "residual"), rows, dim);
+          const Output<DX> out = output<DX>(dx, "dx");
+          const Input<R> add = input<R>(residual, "residual");
+          const RowPlan plan = aligned ? rowPlan(dim, kBackwardVectors<DY, X, R>, kSharedTeamThreads / kWarp, kBackwardWarps) : RowPlan{0, 0};
+          if (!plan.warps) {
+            // Before dx, which may be the same tensor as dy's residual but never as dy or x.
+            addColumns<kSums>(name, WeightGradients<rms, DY, X>{inDy, inX, rowStats}, sumW, sumB, rows, dim);
+            launch(name, anyNormGradientKernel<rms, DX, DY, X, R>, rowBlocks(rows), dim3(kNormThreads), out, inDy, inX, w, rowStats, add, rows, dim);
+            return;
+          }
+          const auto kernel = &normGradientKernel<rms, DX, DY, X, R>;
+          const unsigned blocks = blocksOf(kernel, rows, plan.teams, plan.threads());
+          const Scratch partials(size_t(blocks) * size_t(kSums * dim) * sizeof(float));
+          const Ptr<float> p = partials.as<float>("partial column sums");
+          launch(name, kernel, dim3(blocks), dim3(plan.threads()), out, p, inDy, inX, w, rowStats, add, rows, dim, plan.warps);
+          addTotals<kSums>(name, sumW, sumB, p, dim, int64_t(blocks));
         });
       });
     });

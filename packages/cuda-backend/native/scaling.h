@@ -58,6 +58,17 @@ struct Seen {
     if (m > largest) largest = m;
     saturated += fabsf(stored) > max ? 1u : 0u;
   }
+  /// The same for N values, of which t are stored: `t[k] = v[k] * scale`. Where the largest is in range, all are.
+  template <int N> __device__ __forceinline__ void add(const float (&v)[N], const float (&t)[N], float scale, float max) {
+    float m = 0.0f;
+#pragma unroll
+    for (int k = 0; k < N; k++) m = maxMagnitude(m, v[k]);
+    const unsigned bits = magnitude(m);
+    if (bits > largest) largest = bits;
+    if (math::mul(m, scale) <= max) return;
+#pragma unroll
+    for (int k = 0; k < N; k++) saturated += fabsf(t[k]) > max ? 1u : 0u;
+  }
 };
 
 /// Adds what the block saw to the words. All threads call it.

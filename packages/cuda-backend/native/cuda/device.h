@@ -35,6 +35,30 @@ template <class T> __device__ __forceinline__ void storeWords(T* p, int64_t i, c
   *reinterpret_cast<Vec<uint32_t>*>(p + i) = w;
 }
 
+/// W words (2, or a multiple of 4) from element i on, at an address aligned to as many bytes, at most 16.
+template <int W, class T> __device__ __forceinline__ void loadWords(const T* p, int64_t i, uint32_t (&w)[W]) {
+  if constexpr (W == 2) {
+    const uint2 v = *reinterpret_cast<const uint2*>(p + i);
+    w[0] = v.x, w[1] = v.y;
+  } else {
+#pragma unroll
+    for (int k = 0; k < W; k += 4) {
+      const uint4 v = reinterpret_cast<const uint4*>(p + i)[k / 4];
+      w[k] = v.x, w[k + 1] = v.y, w[k + 2] = v.z, w[k + 3] = v.w;
+    }
+  }
+}
+template <int W, class T> __device__ __forceinline__ void storeWords(T* p, int64_t i, const uint32_t (&w)[W]) {
+  if constexpr (W == 2) *reinterpret_cast<uint2*>(p + i) = make_uint2(w[0], w[1]);
+  else {
+#pragma unroll
+    for (int k = 0; k < W; k += 4) reinterpret_cast<uint4*>(p + i)[k / 4] = make_uint4(w[k], w[k + 1], w[k + 2], w[k + 3]);
+  }
+}
+
+/// Bytes 0 to 3 are a's, 4 to 7 b's; each nibble of the selector picks one.
+__device__ __forceinline__ uint32_t bytePermute(uint32_t a, uint32_t b, uint32_t selector) { return __byte_perm(a, b, selector); }
+
 __device__ __forceinline__ unsigned atomicMaxAt(unsigned* p, int64_t i, unsigned v) { return atomicMax(p + i, v); }
 __device__ __forceinline__ unsigned atomicAddAt(unsigned* p, int64_t i, unsigned v) { return atomicAdd(p + i, v); }
 __device__ __forceinline__ void acquireOtherBlocks() { __threadfence(); }
@@ -77,8 +101,7 @@ __device__ __forceinline__ void decodeHalves(uint32_t w, float* v) {
 /// Two f16, rounded to nearest even; beyond the range its end, NaN stays NaN.
 __device__ __forceinline__ uint32_t halfPair(float low, float high) {
   uint32_t pair;
-  asm("{.reg .f32 l, h; min.NaN.f32 l, %1, 0f477FE000; max.NaN.f32 l, l, 0fC77FE000; min.NaN.f32 h, %2, 0f477FE000; max.NaN.f32 h, h, 0fC77FE000; cvt.rn.f16x2.f32 %0, h, l;}\n"
-      : "=r"(pair) : "f"(low), "f"(high));
+  asm("cvt.rn.satfinite.f16x2.f32 %0, %1, %2;\n" : "=r"(pair) : "f"(high), "f"(low));
   return pair;
 }
 /// Two FP8 in the low half of a word to float32, exactly.
@@ -124,6 +147,11 @@ __device__ __forceinline__ void loadTransposed(unsigned b[2], const uint32_t* ti
 cudaStream_t stream();
 /// Blocks that keep the whole device busy.
 unsigned deviceBlocks();
+/// Blocks of this kernel that the device holds at once.
+unsigned residentBlocks(const void* kernel, unsigned threads);
+template <class... P> unsigned residentBlocks(void (*kernel)(P...), unsigned threads) {
+  return residentBlocks(reinterpret_cast<const void*>(kernel), threads);
+}
 /// Ends a run of launches that a graph records; see graph.cc.
 void beforeLaunch();
 [[noreturn]] void throwCuda(cudaError_t error, const char* what);

@@ -117,6 +117,21 @@ template <class T> void storeWords(const Ptr<T>& p, int64_t i, const Vec<uint32_
   memcpy(&v, &w, 16);
   storeVec(p, i, v);
 }
+/// W words, aligned to as many bytes, at most 16.
+template <int W, class P> void loadWords(const P& p, int64_t i, uint32_t (&w)[W]) {
+  constexpr int n = int(4 * W / sizeof(typename P::Bare));
+  const auto* at = p.at(i, n, W == 2 ? 8 : 16);
+  if (sim::recording)
+    for (int k = 0; k < n; k++) sim::record(at + k, sim::Access::read, p.name(), i + k - p.low());
+  memcpy(w, at, 4 * W);
+}
+template <int W, class T> void storeWords(const Ptr<T>& p, int64_t i, const uint32_t (&w)[W]) {
+  constexpr int n = int(4 * W / sizeof(T));
+  T* const at = p.at(i, n, W == 2 ? 8 : 16);
+  if (sim::recording)
+    for (int k = 0; k < n; k++) sim::record(at + k, sim::Access::write, p.name(), i + k - p.low());
+  memcpy(at, w, 4 * W);
+}
 
 inline unsigned atomicMaxAt(const Ptr<unsigned>& p, int64_t i, unsigned v) {
   unsigned* const at = p.at(i, 1, 4);

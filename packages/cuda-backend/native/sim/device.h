@@ -85,6 +85,12 @@ template <bool e4m3> void decodeFp8Pair(uint32_t w, float* v) {
 template <bool e4m3> uint32_t fp8Pair(float low, float high) {
   return e4m3 ? uint32_t(encodeE4M3(low)) | uint32_t(encodeE4M3(high)) << 8 : uint32_t(encodeE5M2(low)) | uint32_t(encodeE5M2(high)) << 8;
 }
+inline uint32_t bytePermute(uint32_t a, uint32_t b, uint32_t selector) {
+  const uint64_t bytes = uint64_t(b) << 32 | a;
+  uint32_t y = 0;
+  for (int k = 0; k < 4; k++) y |= uint32_t(bytes >> 8 * (selector >> 4 * k & 7u) & 0xffu) << 8 * k;
+  return y;
+}
 
 /// The tensor core product in scalars: each lane takes what it needs of the other lanes' fragments.
 inline void mmaBf16(float d[4], const unsigned a[4], const unsigned b[2]) {
@@ -124,6 +130,8 @@ inline void loadTransposed(unsigned b[2], const Shared<uint32_t>& tile, int row,
 }
 
 unsigned deviceBlocks();
+/// Few and odd, so that most kernels go round their loop.
+template <class... P> unsigned residentBlocks(void (*)(P...), unsigned) { return 3; }
 void beforeLaunch();
 [[noreturn]] void throwCuda(cudaError_t error, const char* what);
 inline void check(cudaError_t error, const char* what) {

@@ -1,0 +1,76 @@
+// Kernels that work on whole rows (norms): a team of warps has a row and reads it once, as vectors of 8 elements that stay in
+// registers; the next row is on its way meanwhile. A block has one team, or several of few warps.
+#pragma once
+#include "context.h"
+#include "formats.h"
+
+namespace fp8lm {
+
+constexpr int kWide = 8;
+
+/// How a kernel whose threads hold `vectors` vectors of a row is laid out.
+struct RowPlan {
+  int warps;  // of a team; 0: the row is too long, or not made of whole vectors
+  int teams;  // of a block
+  unsigned threads() const { return unsigned(warps * teams * kWarp); }
+};
+inline RowPlan rowPlan(int64_t dim, int vectors, int blockWarps, int mostWarps) {
+  const int64_t perWarp = int64_t(kWarp) * kWide * vectors, warps = (dim + perWarp - 1) / perWarp;
+  if (dim % kWide || warps > mostWarps) return {0, 0};
+  return {int(warps), warps >= blockWarps ? 1 : int(blockWarps / warps)};
+}
+
+/// A thread's place: its team in the block, its number in the team, and the first column of its vectors.
+struct Team {
+  int warps, index, teams, thread;
+  __device__ __forceinline__ explicit Team(int warps_)
+      : warps(warps_), index(warpOf() / warps_), teams(int(blockDim.x) / kWarp / warps_), thread(int(threadIdx.x) - index * warps_ * kWarp) {}
+  __device__ __forceinline__ int64_t column(int vector) const { return (int64_t(vector) * warps * kWarp + thread) * kWide; }
+};
+
+/// Sums of N values over a team, in all of its threads. All threads of the block call it as often. `parts` has 2 N words a
+/// warp of the block; two halves in turn, so that one barrier is enough.
+template <int N> __device__ __forceinline__ void teamSums(const Team& team, Shared<float> parts, int& half, float (&v)[N]) {
+#pragma unroll
+  for (int k = 0; k < N; k++) v[k] = warpSum(v[k]);
+  if (team.warps == 1) return;
+  const int base = half * (int(blockDim.x) / kWarp) * N;
+  half ^= 1;
+  if (laneOf() == 0) {
+#pragma unroll
+    for (int k = 0; k < N; k++) parts[base + warpOf() * N + k] = v[k];
+  }
+  __syncthreads();
+#pragma unroll
+  for (int k = 0; k < N; k++) v[k] = 0.0f;
+  for (int w = team.index * team.warps; w < (team.index + 1) * team.warps; w++) {
+#pragma unroll
+    for (int k = 0; k < N; k++) v[k] += parts[base + w * N + k];
+  }
+}
+
+/// The vectors of row r that a thread has; zeros beyond the row's end or the last row.
+template <DType D, int V> struct RowVectors {
+  Packed<D, kWide> vector[V];
+  __device__ __forceinline__ void fetch(const Input<D>& x, const Team& team, int64_t r, int64_t rows, int64_t dim) {
+#pragma unroll
+    for (int q = 0; q < V; q++) {
+      const int64_t c = team.column(q);
+      if (r < rows && c < dim) {
+        loadWords(x.data, r * dim + c, vector[q].w);
+      } else {
+#pragma unroll
+        for (int k = 0; k < Packed<D, kWide>::kWords; k++) vector[q].w[k] = 0u;
+      }
+    }
+  }
+};
+
+/// Eight float32 from element c on.
+__device__ __forceinline__ void loadWide(Ptr<const float> p, int64_t c, float (&v)[kWide]) {
+  Packed<DType::f32, kWide> w;
+  loadWords(p, c, w.w);
+  unpack(w, v);
+}
+
+}  // namespace fp8lm
