@@ -7,6 +7,8 @@ namespace fp8lm {
 
 namespace {
 
+constexpr int kColumns = 16;  // of a thread, in embeddingGroupsKernel
+
 template <DType Y>
 __global__ void __launch_bounds__(kThreads, 3) embeddingKernel(Ptr<Code<Y>> y, Ptr<const int32_t> tokens, AnyInput table, AnyInput positions, bool hasPositions, int64_t dim, int64_t vocab, int64_t vocabStart, int64_t batch, int64_t position) {
   const int64_t r = blockIdx.x, token = int64_t(tokens[r]) - vocabStart;
@@ -25,7 +27,7 @@ __global__ void __launch_bounds__(kThreads, 3) embeddingKernel(Ptr<Code<Y>> y, P
 /// The same, 16 columns a thread, where table and positions have one dtype and all rows begin at multiples of 16 bytes.
 template <DType Y, DType T>
 __global__ void __launch_bounds__(kThreads, 3) embeddingGroupsKernel(Ptr<Code<Y>> y, Ptr<const int32_t> tokens, Ptr<const Code<T>> table, Ptr<const Code<T>> positions, Ptr<const float> blockT, Ptr<const float> blockP, int64_t rows, int dim, int64_t vocab, int64_t vocabStart, int64_t batch, int64_t position) {
-  constexpr int G = kGroup;
+  constexpr int G = kColumns;
   const int perRow = dim / G;
   const int64_t n = rows * perRow, stride = int64_t(gridDim.x) * blockDim.x;
   const float invT = blockT ? float(blockT[kScaleInv]) : 1.0f, invP = blockP ? float(blockP[kScaleInv]) : 1.0f;
@@ -90,13 +92,13 @@ void embedding_forward(const Tensor& y, const Tensor& tokens, const Tensor& tabl
   checkMultiple("rows", rows, "batch", batch);
   if (positions) checkPositions(position, rows / batch, max_seq);
   if (rows == 0 || dim == 0) return;
-  const bool groups = dim % kGroup == 0 && dim <= INT32_MAX && isAligned(y) && isAligned(table) && (!positions || (isAligned(positions) && positions.dtype == table.dtype));
+  const bool groups = dim % kColumns == 0 && dim <= INT32_MAX && isAligned(y) && isAligned(table) && (!positions || (isAligned(positions) && positions.dtype == table.dtype));
   withAct(y.dtype, [&](auto d) {
     constexpr DType Y = decltype(d)::value;
     if (groups) {
       return withAny(table.dtype, [&](auto t) {
         constexpr DType T = decltype(t)::value;
-        launch("embedding_forward", embeddingGroupsKernel<Y, T>, dim3(blocksFor(rows * dim / kGroup, kThreads)), dim3(kThreads), ptr<Code<Y>>(y, "y"), ptr<const int32_t>(tokens, "tokens"),
+        launch("embedding_forward", embeddingGroupsKernel<Y, T>, dim3(blocksFor(rows * dim / kColumns, kThreads)), dim3(kThreads), ptr<Code<Y>>(y, "y"), ptr<const int32_t>(tokens, "tokens"),
                ptr<const Code<T>>(table, "table"), ptr<const Code<T>>(positions, "positions"), scalePtr(table, "table's scale block"),
                positions ? scalePtr(positions, "positions' scale block") : Ptr<float>(), rows, int(dim), vocab, vocab_start, batch, position);
       });
