@@ -109,7 +109,9 @@ export function measureBandwidth(backend: CudaBackend): Bandwidth[] {
         return () => k.sum_squares({ y, x: e4m3, n });
       })(),
     );
-    const states = { w: filled(backend, 'f16', n), m: filled(backend, 'e4m3', n), v: filled(backend, 'f16', n) };
+    // The second moment from zero: normals would be negative, and their roots NaN.
+    const states = { w: filled(backend, 'f16', n), m: filled(backend, 'e4m3', n), v: empty(backend, [n], 'f16') };
+    k.fill({ y: states.v, n, value: 0 });
     const control = empty(backend, [4], 'f32');
     backend.write(control.handle, new Uint8Array(Float32Array.of(1, 1, 0, 100).buffer));
     const hyper = { lr: 1e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 };

@@ -23,7 +23,9 @@ __global__ void __launch_bounds__(kThreads, 3) sumKernel(Ptr<float> y, Ptr<doubl
 
 // --- sums of squares ---------------------------------------------------------------------------------------------------------
 
-constexpr int kMostJobs = 256, kChunkUnit = 16384, kMostChunks = 1024, kInFlight = 4;
+constexpr int kMostJobs = 256, kMostChunks = 1024, kInFlight = 4;
+/// Chunks are multiples of these elements: 64 KiB.
+template <DType X> constexpr int kChunkUnit = 65536 / int(sizeof(Code<X>));
 
 template <DType X> struct Job {
   Ptr<const Code<X>> x;
@@ -138,7 +140,7 @@ template <DType X> void sendSums() {
   for (const SumCall& c : list().calls) {
     if (c.x.dtype != X) continue;
     if (jobs->count == List<X>::kMost) launchJobs();
-    const int64_t units = (c.n + kChunkUnit - 1) / kChunkUnit, chunk = (units + kMostChunks - 1) / kMostChunks * kChunkUnit;
+    const int64_t units = (c.n + kChunkUnit<X> - 1) / kChunkUnit<X>, chunk = (units + kMostChunks - 1) / kMostChunks * kChunkUnit<X>;
     jobs->add({ptr<const Code<X>>(c.x, "x"), scalePtr(c.x, "x's scale block"), ptr<float>(c.y, "y"), c.n, chunk, isAligned(c.x)},
               c.n > 0 ? (c.n + chunk - 1) / chunk : 1);
   }

@@ -102,6 +102,12 @@ const others: KernelCase[] = [
     kernelCase('sum_squares', x, (r) => ({ y: output('f32', 1), x: state(x, r.normals(1003), 16), n: 1003 }), {
       y: sumOfSquares,
     }),
+    kernelCase(
+      'sum_squares',
+      `${x}, large`,
+      (r) => ({ y: output('f32', 1), x: state(x, r.normals(70_003), 16), n: 70_003 }),
+      { y: sumOfSquares },
+    ),
     kernelCase('sum_squares', `${x}, with a NaN`, () => ({
       y: output('f32', 1),
       x: input(x, [1, Number.NaN, 2]),
