@@ -1,6 +1,7 @@
 // Causal attention that never stores the T x T matrix. Rows of qkv are q of all heads, then k and v of the kv heads; row
 // r = t * batch + b. This file: the kernels of float32 activations and of the key-value cache, on the ordinary units, a warp a
-// query (or a key, backward). bf16 activations go through the tensor cores: attention_wgmma.cu on Hopper, else attention_mma.cu.
+// query (or a key, backward). bf16 activations go through the tensor cores: on Hopper cuda/attention_forward.cu and
+// cuda/attention_backward.cu, else attention_mma.cu.
 //
 // A lane has one key of 32: it computes the whole score, the warp agrees on the maximum (online softmax, Milakov and
 // Gimelshein 2018), then the lanes share out the dims of the values. Backward, dq by queries and dk, dv by keys, each from
@@ -173,7 +174,10 @@ void attention_forward(const Tensor& y, const Tensor& lse, const Tensor& qkv, in
   const AttentionShape a = shapeOf(seq, batch, heads, kv_heads, head_dim);
   if (seq * batch * heads == 0 || head_dim == 0) return;
   if (y.dtype != qkv.dtype) throw std::runtime_error("y and qkv must have the same dtype");
-  if (wgmmaAttentionForward(y, lse, qkv, a, float(softmax_scale)) || mmaAttentionForward(y, lse, qkv, a, float(softmax_scale))) return;
+#if !defined(FP8_SIM)
+  if (wgmmaAttentionForward(y, lse, qkv, a, float(softmax_scale))) return;
+#endif
+  if (mmaAttentionForward(y, lse, qkv, a, float(softmax_scale))) return;
   withAct(qkv.dtype, [&](auto d) {
     constexpr DType D = decltype(d)::value;
     launch("attention_forward", forwardKernel<D>, dim3(blocksFor(seq * batch * heads, kWarps)), dim3(kAttentionThreads), ptr<Code<D>>(y, "y"), ptr<float>(lse, "lse"), ptr<const Code<D>>(qkv, "qkv"), a, float(softmax_scale));
@@ -186,7 +190,9 @@ void attention_backward(const Tensor& dqkv, const Tensor& dy, const Tensor& y, c
   if (dqkv.dtype != qkv.dtype || dy.dtype != qkv.dtype || y.dtype != qkv.dtype) throw std::runtime_error("dqkv, dy, y and qkv must have the same dtype");
   const int64_t n = seq * batch * heads;
   const float scale = float(softmax_scale);
+#if !defined(FP8_SIM)
   if (wgmmaAttentionBackward(dqkv, dy, y, lse, qkv, a, scale)) return;
+#endif
   const Scratch scratch(size_t(n) * sizeof(float));
   const Ptr<float> dots = scratch.as<float>("dy . y");
   withAct(qkv.dtype, [&](auto d) {

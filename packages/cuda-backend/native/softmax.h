@@ -129,7 +129,7 @@ template <DType L, int held> class Row {
       for (int q = 0; q < kPerWord<L>; q++) v[q] = f(v[q]);
       out.v[k] = encodeWord<L>(v);
     }
-    streamWords(row_, at(i), out);
+    storeWords(row_, at(i), out);
   }
 
   Ptr<Code<L>> row_;

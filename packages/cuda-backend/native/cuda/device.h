@@ -34,10 +34,6 @@ template <class T> __device__ __forceinline__ Vec<uint32_t> loadWords(const T* p
 template <class T> __device__ __forceinline__ void storeWords(T* p, int64_t i, const Vec<uint32_t>& w) {
   *reinterpret_cast<Vec<uint32_t>*>(p + i) = w;
 }
-/// The same, first to leave the L2 cache: for what is not read again soon.
-template <class T> __device__ __forceinline__ void streamWords(T* p, int64_t i, const Vec<uint32_t>& w) {
-  __stcs(reinterpret_cast<uint4*>(p + i), make_uint4(w.v[0], w.v[1], w.v[2], w.v[3]));
-}
 
 /// W words (2, or a multiple of 4) from element i on, at an address aligned to as many bytes, at most 16.
 template <int W, class T> __device__ __forceinline__ void loadWords(const T* p, int64_t i, uint32_t (&w)[W]) {

@@ -24,6 +24,13 @@ constexpr int kBoxRows = 64, kBoxColumns = 64, kBoxBytes = kBoxRows * kBoxColumn
 __device__ __forceinline__ uint32_t sharedAddress(const void* p) { return uint32_t(__cvta_generic_to_shared(p)); }
 
 #if FP8_HOPPER
+/// True in one lane of a warp, all of which call it. Unlike a comparison of indices it tells the assembler that one lane is left,
+/// and the operands of copies go to uniform registers without a loop over lanes.
+__device__ __forceinline__ bool isElected() {
+  uint32_t yes;
+  asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.u32 %0, 1, 0, p;\n}\n" : "=r"(yes));
+  return yes != 0;
+}
 __device__ __forceinline__ void initBarrier(uint32_t bar, int arrivals) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(arrivals) : "memory"); }
 /// After the barriers of a block are initialized, before __syncthreads().
 __device__ __forceinline__ void publishBarriers() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
@@ -86,10 +93,12 @@ template <int N> __device__ __forceinline__ void hold(unsigned (&d)[N]) {
 }
 
 /// Descriptor of an operand in boxes. `next` is the distance in bytes of the boxes that follow each other along the columns,
-/// used by transposed operands of more than 64 columns.
-__device__ __forceinline__ uint64_t operand(uint32_t address, int next = kBoxBytes) {
-  return uint64_t(address >> 4 & 0x3fff) | uint64_t(next >> 4) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;
-}
+/// used by transposed operands of more than 64 columns. Its low word holds the address over 16: offsets add to it.
+struct Operand {
+  uint32_t low;
+  __device__ __forceinline__ explicit Operand(uint32_t address, int next = kBoxBytes) : low(address >> 4 | uint32_t(next >> 4) << 16) {}
+  __device__ __forceinline__ uint64_t at(int offset) const { return uint64_t(low + uint32_t(offset >> 4)) | uint64_t(0x40000000u | 1024 >> 4) << 32; }
+};
 
 #define FP8_ACC8(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 #define FP8_ACC32(d) FP8_ACC8(d, 0), FP8_ACC8(d, 8), FP8_ACC8(d, 16), FP8_ACC8(d, 24)
@@ -124,9 +133,9 @@ template <bool transposed> __device__ __forceinline__ void product(float (&d)[64
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "n"(transposed));
 }
 
-/// Fragment of rows [16 w, 16 w + 16), columns [16 step, 16 step + 16) of a box, as the a of product(): w is the lane's warp.
-__device__ __forceinline__ void loadFragment(unsigned a[4], uint32_t box, int warp, int step) {
-  const int lane = int(threadIdx.x) % 32, row = 16 * warp + lane % 16, piece = 2 * step + lane / 16;
+/// Fragment of the warp's 16 rows of a box, columns [16 step, 16 step + 16), as the a of product().
+__device__ __forceinline__ void loadFragment(unsigned a[4], uint32_t box, int step) {
+  const int lane = int(threadIdx.x) % 32, row = int(threadIdx.x) % 128 / 32 * 16 + lane % 16, piece = 2 * step + lane / 16;
   const uint32_t at = box + row * 128 + (piece ^ row % 8) * 16;
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3]) : "r"(at) : "memory");
 }

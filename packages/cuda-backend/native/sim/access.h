@@ -132,7 +132,6 @@ template <int W, class T> void storeWords(const Ptr<T>& p, int64_t i, const uint
     for (int k = 0; k < n; k++) sim::record(at + k, sim::Access::write, p.name(), i + k - p.low());
   memcpy(at, w, 4 * W);
 }
-template <class T> void streamWords(const Ptr<T>& p, int64_t i, const Vec<uint32_t>& w) { storeWords(p, i, w); }
 
 inline unsigned atomicMaxAt(const Ptr<unsigned>& p, int64_t i, unsigned v) {
   unsigned* const at = p.at(i, 1, 4);

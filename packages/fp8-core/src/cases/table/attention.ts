@@ -16,6 +16,7 @@ const shapes: Shape[] = [
   { seq: 70, batch: 2, heads: 3, kv_heads: 1, head_dim: 20 },
   { seq: 130, batch: 1, heads: 2, kv_heads: 1, head_dim: 64 },
   { seq: 21, batch: 1, heads: 2, kv_heads: 1, head_dim: 128 },
+  { seq: 150, batch: 1, heads: 2, kv_heads: 1, head_dim: 104 },
 ];
 
 /** With values of standard deviation 8 scores reach several hundred, so the exponent alone errs by 3e-5 in float32. */
