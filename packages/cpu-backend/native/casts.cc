@@ -1,6 +1,9 @@
 // The cast group of kernels.def: scale decisions and threads; the loops are in casts_body.h.
 #include "casts.h"
 
+#include <algorithm>
+#include <stdexcept>
+
 #include "../../fp8-kernels/native/kernels.gen.h"
 #include "../../fp8-kernels/native/philox.h"
 #include "ranges.h"
@@ -115,8 +118,9 @@ void quantize(const Tensor& y, const Tensor& x, const Tensor& window, const Tens
       [&](float scale) { return castAll(y, x, scale, n, random); });
 }
 
-void quantize_rows(const Tensor& y, const Tensor& sums, const Tensor& x, const Tensor& window, int64_t rows, int64_t dim,
-                   int64_t random) {
+void quantize_rows(const Tensor& y, const Tensor& transposed, const Tensor& sums, const Tensor& x, const Tensor& window,
+                   int64_t rows, int64_t dim, int64_t random) {
+  if (transposed && transposed.dtype != y.dtype) throw std::invalid_argument("transposed and y must have one dtype");
   writeScaled(
       y, window, 1.0f, [&] { return amaxOf(x, rows * dim); },
       [&](float scale) {
@@ -132,6 +136,11 @@ void quantize_rows(const Tensor& y, const Tensor& sums, const Tensor& x, const T
         for (size_t i = 1; i < parts.size(); i++) parts[0].merge(parts[i]);
         return parts[0];
       });
+  if (!transposed) return;
+  // For backends whose products want it; here no op asks.
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t c = 0; c < dim; c++) transposed.as<uint8_t>()[c * rows + r] = y.as<uint8_t>()[r * dim + c];
+  std::copy_n(y.scale, int(kScaleBlock), transposed.scale);
 }
 
 void column_sums(const Tensor& y, const Tensor& x, int64_t rows, int64_t dim) {

@@ -1,8 +1,9 @@
 // fill, cast, quantize, quantize_rows, accumulate_fp8, amax, and the bookkeeping of scales. Bit-exact.
 #include "../../fp8-kernels/native/kernels.gen.h"
 #include "../../fp8-kernels/native/philox.h"
-#include "columns.h"
-#include "map.h"
+#include <stdexcept>
+
+#include "both_ways.h"
 
 namespace fp8lm {
 
@@ -159,11 +160,14 @@ void quantize(const Tensor& y, const Tensor& x, const Tensor& window, const Tens
   castTo("quantize", y, x, job, n, random);
 }
 
-void quantize_rows(const Tensor& y, const Tensor& sums, const Tensor& x, const Tensor& window, int64_t rows, int64_t dim, int64_t random) {
+void quantize_rows(const Tensor& y, const Tensor& transposed, const Tensor& sums, const Tensor& x, const Tensor& window, int64_t rows, int64_t dim, int64_t random) {
+  if (transposed && transposed.dtype != y.dtype) throw std::invalid_argument("transposed and y must have one dtype");
   ScaleJob job = scaleJob(y);
   job.window = ptr<float>(window, "window");
+  if (transposed && random == 0 && castBothWays(y, transposed, sums, x, job, rows, dim)) return;
   castTo("quantize_rows", y, x, job, rows * dim, random);
   if (sums) column_sums(sums, x, rows, dim);
+  if (transposed) transposeOf(transposed, y, rows, dim);
 }
 
 void column_sums(const Tensor& y, const Tensor& x, int64_t rows, int64_t dim) {

@@ -181,6 +181,7 @@ function load(): CudaBackend {
     // A chunk of logits then fills the device, and the head's weight and gradient are read once for thousands of rows.
     scratchBytes: isSimulated() ? undefined : 512 * 2 ** 20,
     rowUnit: 64,
+    castsBothWays: fp8,
     keepsCasts: true,
     // Half the bytes of the widest tensor that a step writes and reads; e4m3 has 3 of bf16's 7 bits.
     wideGradient: 'bf16',

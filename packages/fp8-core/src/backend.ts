@@ -37,6 +37,8 @@ export interface Backend {
   readonly scratchBytes?: number;
   /** Products whose rows do not begin at multiples of as many elements are far slower; 1 where it is not said. */
   readonly rowUnit?: number;
+  /** True where FP8 products read both operands along k: a cast of what is read both ways writes the transpose too. */
+  readonly castsBothWays?: boolean;
   /** True where moving bytes costs more than holding them: a weight cast to FP8 in forward is kept for backward. */
   readonly keepsCasts?: boolean;
   /** What holds a weight's gradient between its product, summed in float32, and its cast to FP8; f32 where it is not said. */

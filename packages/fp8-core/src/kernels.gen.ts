@@ -36,6 +36,8 @@ export interface QuantizeArgs {
 export interface QuantizeRowsArgs {
   /** out e4m3|e5m2 [rows*dim] */
   y: Tensor;
+  /** out e4m3|e5m2 [rows*dim] */
+  transposed?: Tensor | null;
   /** inout f32 [dim] */
   sums?: Tensor | null;
   /** in f32|bf16 [rows*dim] */
@@ -496,7 +498,7 @@ export interface Kernels {
   cast(args: CastArgs): void;
   /** scale * mu; the amax is `known`, else the one x's block records, else measured */
   quantize(args: QuantizeArgs): void;
-  /** sums += column sums of x (bias gradient) */
+  /** transposed = y as [dim, rows], of y's dtype and with its scale block; sums += column sums of x (bias gradient) */
   quantize_rows(args: QuantizeRowsArgs): void;
   /** y = quantize(y + x), just in time, scale * mu */
   accumulate_fp8(args: AccumulateFp8Args): void;
@@ -591,6 +593,7 @@ export const kernelTable: Record<keyof Kernels, readonly KernelParam[]> = {
   ],
   quantize_rows: [
     { name: 'y', kind: 'tensor', access: 'out', dtypes: ['e4m3', 'e5m2'], optional: false, size: (a) => a.rows*a.dim },
+    { name: 'transposed', kind: 'tensor', access: 'out', dtypes: ['e4m3', 'e5m2'], optional: true, size: (a) => a.rows*a.dim },
     { name: 'sums', kind: 'tensor', access: 'inout', dtypes: ['f32'], optional: true, size: (a) => a.dim },
     { name: 'x', kind: 'tensor', access: 'in', dtypes: ['f32', 'bf16'], optional: false, size: (a) => a.rows*a.dim },
     { name: 'window', kind: 'tensor', access: 'inout', dtypes: ['f32'], optional: true, size: () => 18 },
@@ -915,7 +918,7 @@ export function bindKernels(native: NativeKernels): Kernels {
     fill: (a) => native.fill(handle(a.y, 'fill: y'), a.n, a.value),
     cast: (a) => native.cast(handle(a.y, 'cast: y'), handle(a.x, 'cast: x'), a.n, a.random),
     quantize: (a) => native.quantize(handle(a.y, 'quantize: y'), handle(a.x, 'quantize: x'), maybe(a.window), maybe(a.mu), maybe(a.known), a.n, a.random),
-    quantize_rows: (a) => native.quantize_rows(handle(a.y, 'quantize_rows: y'), maybe(a.sums), handle(a.x, 'quantize_rows: x'), maybe(a.window), a.rows, a.dim, a.random),
+    quantize_rows: (a) => native.quantize_rows(handle(a.y, 'quantize_rows: y'), maybe(a.transposed), maybe(a.sums), handle(a.x, 'quantize_rows: x'), maybe(a.window), a.rows, a.dim, a.random),
     accumulate_fp8: (a) => native.accumulate_fp8(handle(a.y, 'accumulate_fp8: y'), handle(a.x, 'accumulate_fp8: x'), maybe(a.mu), a.n),
     amax: (a) => native.amax(handle(a.y, 'amax: y'), handle(a.x, 'amax: x'), a.n),
     window_update: (a) => native.window_update(handle(a.windows, 'window_update: windows'), a.count, a.max),

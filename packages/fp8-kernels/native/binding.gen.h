@@ -37,16 +37,17 @@ static napi_value call_quantize(napi_env env, napi_callback_info info) {
 }
 
 static napi_value call_quantize_rows(napi_env env, napi_callback_info info) {
-  Call call(env, info, "quantize_rows", 7, 3);
-  const int64_t rows = call.integer(4, "rows");
-  const int64_t dim = call.integer(5, "dim");
-  const int64_t random = call.integer(6, "random");
+  Call call(env, info, "quantize_rows", 8, 3);
+  const int64_t rows = call.integer(5, "rows");
+  const int64_t dim = call.integer(6, "dim");
+  const int64_t random = call.integer(7, "random");
   const Tensor y = call.tensor(0, "y", bit(DType::e4m3) | bit(DType::e5m2), double(rows)*double(dim), false);
-  const Tensor sums = call.tensor(1, "sums", bit(DType::f32), double(dim), true);
-  const Tensor x = call.tensor(2, "x", bit(DType::f32) | bit(DType::bf16), double(rows)*double(dim), false);
-  const Tensor window = call.tensor(3, "window", bit(DType::f32), 18, true);
+  const Tensor transposed = call.tensor(1, "transposed", bit(DType::e4m3) | bit(DType::e5m2), double(rows)*double(dim), true);
+  const Tensor sums = call.tensor(2, "sums", bit(DType::f32), double(dim), true);
+  const Tensor x = call.tensor(3, "x", bit(DType::f32) | bit(DType::bf16), double(rows)*double(dim), false);
+  const Tensor window = call.tensor(4, "window", bit(DType::f32), 18, true);
   if (call.failed()) return nullptr;
-  call.run([&] { fp8lm::quantize_rows(y, sums, x, window, rows, dim, random); });
+  call.run([&] { fp8lm::quantize_rows(y, transposed, sums, x, window, rows, dim, random); });
   return nullptr;
 }
 

@@ -9,8 +9,8 @@ void fill(const Tensor& y, int64_t n, double value);
 void cast(const Tensor& y, const Tensor& x, int64_t n, int64_t random);
 /// scale * mu; the amax is `known`, else the one x's block records, else measured
 void quantize(const Tensor& y, const Tensor& x, const Tensor& window, const Tensor& mu, const Tensor& known, int64_t n, int64_t random);
-/// sums += column sums of x (bias gradient)
-void quantize_rows(const Tensor& y, const Tensor& sums, const Tensor& x, const Tensor& window, int64_t rows, int64_t dim, int64_t random);
+/// transposed = y as [dim, rows], of y's dtype and with its scale block; sums += column sums of x (bias gradient)
+void quantize_rows(const Tensor& y, const Tensor& transposed, const Tensor& sums, const Tensor& x, const Tensor& window, int64_t rows, int64_t dim, int64_t random);
 /// y = quantize(y + x), just in time, scale * mu
 void accumulate_fp8(const Tensor& y, const Tensor& x, const Tensor& mu, int64_t n);
 /// max |x|; +inf if any NaN

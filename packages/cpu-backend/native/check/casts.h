@@ -103,7 +103,7 @@ inline void checkCasts() {
               Box y(y0), want(y0), s(s0);
               if (with == 2) column_sums(s.t, x.t, rows, dim);
               else {
-                quantize_rows(y.t, with ? s.t : Tensor{}, x.t, Tensor{}, rows, dim, 0);
+                quantize_rows(y.t, Tensor{}, with ? s.t : Tensor{}, x.t, Tensor{}, rows, dim, 0);
                 expectStore(want, values(x), scaleFor(amaxOfBox(x), maxOf(to), 1.0f));
                 same("y", y, want);
               }

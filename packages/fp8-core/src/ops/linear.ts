@@ -66,9 +66,11 @@ export const linear = defineOp({
     const layer = context.state as LinearLayer;
     const [a, w] = context.saved;
     const m = dy.size / layer.weight.shape[0];
-    const g = gradientForProducts(dy, layer);
+    const both = layer.sites && dy.backend.castsBothWays;
+    const transposed = both ? empty(dy.backend, [layer.weight.shape[0], m], layer.sites?.dy.dtype ?? 'e5m2') : null;
+    const g = gradientForProducts(dy, layer, layer.bias, transposed);
     const dx = context.wants[0] ? multiplyGradientByWeight(g, layer, w ?? computeWeight(layer)) : null;
-    accumulateProduct(layer.weight, g, a, m, computeF32(layer.recipe));
+    accumulateProduct(layer.weight, g, a, m, computeF32(layer.recipe), transposed);
     return [dx];
   },
 });
@@ -122,8 +124,16 @@ export function multiplyGradientByWeight(g: Tensor, layer: LinearLayer, w: Tenso
   return dx;
 }
 
-/** dy as the products read it, its column sums added to the gradient of `bias` on the way. [..., out] */
-export function gradientForProducts(dy: Tensor, layer: LinearLayer, bias: Parameter | null = layer.bias): Tensor {
+/**
+ * dy as the products read it, its column sums added to the gradient of `bias` on the way. [..., out]
+ * @param transposed gets the same as [out, rows], if dy is cast
+ */
+export function gradientForProducts(
+  dy: Tensor,
+  layer: LinearLayer,
+  bias: Parameter | null = layer.bias,
+  transposed: Tensor | null = null,
+): Tensor {
   const { kernels } = dy.backend;
   const [dim] = layer.weight.shape;
   const rows = dy.size / dim;
@@ -134,24 +144,34 @@ export function gradientForProducts(dy: Tensor, layer: LinearLayer, bias: Parame
   }
   const site = layer.sites.dy;
   const g = empty(dy.backend, dy.shape, site.dtype);
-  kernels.quantize_rows({ y: g, sums, x: dy, window: activeWindow(site), rows, dim, random: 0 });
+  kernels.quantize_rows({ y: g, transposed, sums, x: dy, window: activeWindow(site), rows, dim, random: 0 });
   return g;
 }
 
-/** Adds g^T a to the gradient of a weight [out, in]; g [m, out], a [m, in]. */
-export function accumulateProduct(weight: Parameter, g: Tensor, a: Tensor, m: number, compute_f32: number): void {
+/**
+ * Adds g^T a to the gradient of a weight [out, in]; g [m, out], a [m, in].
+ * @param transposed g as [out, m], where it is known
+ */
+export function accumulateProduct(
+  weight: Parameter,
+  g: Tensor,
+  a: Tensor,
+  m: number,
+  compute_f32: number,
+  transposed: Tensor | null = null,
+): void {
   const { backend } = weight;
   const [n, k] = weight.shape;
   const product = (c: Tensor, accumulate: boolean, amax: Tensor | null = null): void =>
     backend.kernels.gemm({
       c,
       amax,
-      a: g,
+      a: transposed ?? g,
       b: a,
       m: n,
       n: k,
       k: m,
-      trans_a: 1,
+      trans_a: transposed ? 0 : 1,
       trans_b: 0,
       accumulate: accumulate ? 1 : 0,
       compute_f32,

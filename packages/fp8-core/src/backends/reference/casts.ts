@@ -38,10 +38,16 @@ export function quantize({ y, x, window, mu, known, n, random }: CellsOf<Quantiz
   storeQuantized(y, load(x, n), window, mu ? f32Of(mu)[0] : 1, random, known ? f32Of(known)[0] : recorded);
 }
 
-export function quantize_rows({ y, sums, x, window, rows, dim, random }: CellsOf<QuantizeRowsArgs>): void {
+export function quantize_rows({ y, transposed, sums, x, window, rows, dim, random }: CellsOf<QuantizeRowsArgs>): void {
+  if (transposed && transposed.dtype !== y.dtype)
+    throw new RangeError(`quantize_rows: transposed is ${transposed.dtype}, y is ${y.dtype}; they must match`);
   const values = load(x, rows * dim);
   if (sums) addColumnSums(f32Of(sums), values, rows, dim);
   storeQuantized(y, values, window, 1, random);
+  if (!transposed) return;
+  const [from, to] = [bytesOf(y), bytesOf(transposed)];
+  for (let r = 0; r < rows; r++) for (let c = 0; c < dim; c++) to[c * rows + r] = from[r * dim + c];
+  transposed.scale?.set(y.scale as Float32Array);
 }
 
 export function accumulate_fp8({ y, x, mu, n }: CellsOf<AccumulateFp8Args>): void {

@@ -192,6 +192,26 @@ const rows: KernelCase[] = fp8.flatMap((y) =>
       }),
       { sums: columnSums },
     ),
+    ...[
+      { rows: 272, dim: 144 },
+      { rows: 37, dim: 19 },
+    ].map(({ rows, dim }) =>
+      kernelCase(
+        'quantize_rows',
+        `${x} -> ${y}, ${rows} x ${dim}, transposed too`,
+        (r) => ({
+          y: output(y, rows * dim),
+          transposed: output(y, rows * dim),
+          sums: input('f32', r.normals(dim)),
+          x: input(x, r.difficult(rows * dim)),
+          window: window(16, 16),
+          rows,
+          dim,
+          random: 0,
+        }),
+        { sums: columnSums },
+      ),
+    ),
     kernelCase('quantize_rows', `${x} -> ${y}, no sums, cold window, stochastic`, (r) => ({
       y: output(y, 9 * 33),
       x: input(x, r.normals(9 * 33)),
