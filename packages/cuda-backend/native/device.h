@@ -11,6 +11,7 @@
 //   loadWords, storeWords  the same as 32-bit words: 8 bytes, or a multiple of 16
 //   bytePermute          four of eight bytes
 //   residentBlocks       blocks of a kernel that the device holds at once
+//   storeShared          16 bytes to shared memory
 //   atomicMaxAt, atomicAddAt   on element i of a Ptr; float atomics are left out on purpose: their order, and so the last bit
 //                        of their sum, would change from run to run
 //   lastBlock(ticket)    true in all threads of the block that comes last: it sees what all others wrote

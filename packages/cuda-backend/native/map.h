@@ -90,7 +90,7 @@ inline dim3 groupBlocks(int64_t n) { return dim3(blocksFor(n, int64_t(kThreads) 
 
 /// Stores the n values of a source in y, whichever dtype y has; `job` (from scaleJob) tells how its scale is chosen.
 template <class Source> inline void map(const char* name, const Tensor& y, const Source& source, const ScaleJob& job, int64_t n) {
-  if (isScaledType(y.dtype) && !job.keep) launchGroups(name, measureKernel<Source>, n, source, job);
+  if (isScaledType(y.dtype) && !job.keep && !job.known) launchGroups(name, measureKernel<Source>, n, source, job);
   withAny(y.dtype, [&](auto d) {
     constexpr DType Y = decltype(d)::value;
     launchGroups(name, mapKernel<Y, Source>, n, output<Y>(y, "y"), source, job);

@@ -15,7 +15,7 @@ inline float* scalePtr(const Tensor& t, const char*) { return t.scale; }
 /// A pointer into memory of the backend's own (workspace) of `count` elements.
 template <class T> inline T* rawPtr(void* data, int64_t, const char*) { return static_cast<T*>(data); }
 
-#define FP8_SHARED(T, name, N) __shared__ T name[N]
+#define FP8_SHARED(T, name, N) __shared__ alignas(16) T name[N]
 template <class T> using Shared = T*;
 
 template <class T> struct alignas(16) Vec {
@@ -55,6 +55,9 @@ template <int W, class T> __device__ __forceinline__ void storeWords(T* p, int64
     for (int k = 0; k < W; k += 4) reinterpret_cast<uint4*>(p + i)[k / 4] = make_uint4(w[k], w[k + 1], w[k + 2], w[k + 3]);
   }
 }
+
+/// Four words of shared memory at once; i is a multiple of 4.
+__device__ __forceinline__ void storeShared(uint32_t* p, int i, const uint32_t (&w)[4]) { *reinterpret_cast<uint4*>(p + i) = make_uint4(w[0], w[1], w[2], w[3]); }
 
 /// Bytes 0 to 3 are a's, 4 to 7 b's; each nibble of the selector picks one.
 __device__ __forceinline__ uint32_t bytePermute(uint32_t a, uint32_t b, uint32_t selector) { return __byte_perm(a, b, selector); }

@@ -120,6 +120,11 @@ inline void mmaBf16(float d[4], const unsigned a[4], const unsigned b[2]) {
   }
 }
 
+inline void storeShared(const Shared<uint32_t>& p, int i, const uint32_t (&w)[4]) {
+  p.at(i, 4, 16);
+  for (int k = 0; k < 4; k++) p[i + k] = w[k];
+}
+
 /// What ldmatrix with .trans gives each lane, read word by word.
 inline void loadTransposed(unsigned b[2], const Shared<uint32_t>& tile, int row, int column, int stride) {
   const int n = column + sim::lane() / 4, k = row + 2 * (sim::lane() % 4);
