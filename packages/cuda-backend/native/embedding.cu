@@ -1,5 +1,6 @@
 // Embedding and rotary positions.
 #include "../../fp8-kernels/native/kernels.gen.h"
+#include "../../fp8-kernels/native/memory.h"
 #include "embedding.h"
 #include "words.h"
 
@@ -60,24 +61,81 @@ __global__ void __launch_bounds__(kThreads, 3) embeddingGroupsKernel(Ptr<Code<Y>
 }
 
 /// cos and sin of every position and frequency, in float64 and rounded once.
-__global__ void __launch_bounds__(kThreads, 3) ropeTableKernel(Ptr<float> table, int64_t steps, int64_t half, int64_t position, double theta, double sign) {
+__global__ void __launch_bounds__(kThreads, 3) ropeTableKernel(Ptr<float> table, int64_t steps, int64_t half, int64_t position, double theta) {
   const int64_t n = steps * half, stride = int64_t(gridDim.x) * blockDim.x;
   for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += stride) {
-    const double angle = sign * double(position + i / half) * pow(theta, -double(i % half) / double(half));
+    const double angle = double(position + i / half) * pow(theta, -double(i % half) / double(half));
     table[2 * i] = float(cos(angle));
     table[2 * i + 1] = float(sin(angle));
   }
 }
 
+/// The table of the last call, made anew where this one wants another: all layers of a step turn by the same angles.
+Ptr<float> ropeTable(int64_t steps, int64_t half, int64_t position, double theta) {
+  static void* data = nullptr;
+  static int64_t room = 0, ofSteps = 0, ofHalf = 0, ofPosition = 0;
+  static double ofTheta = 0.0;
+  const int64_t count = 2 * steps * half;
+  if (count > room) {
+    memory::synchronize();  // the old one may be in use
+    if (data) check(cudaFree(data), "cudaFree");
+    data = nullptr, room = ofSteps = 0;
+    check(cudaMalloc(&data, size_t(count) * sizeof(float)), "cudaMalloc");
+    room = count;
+  }
+  const Ptr<float> table = rawPtr<float>(data, room, "cos and sin");
+  if (steps == ofSteps && half == ofHalf && position == ofPosition && theta == ofTheta) return table;
+  ofSteps = steps, ofHalf = half, ofPosition = position, ofTheta = theta;
+  launch("rope", ropeTableKernel, dim3(blocksFor(steps * half, kThreads)), dim3(kThreads), table, steps, half, position, theta);
+  return table;
+}
+
+constexpr int kPairs = 8;
+
+/// Eight pairs (i, i + half) a thread, where rows and halves are whole vectors. In place only what is turned is written.
+template <DType T>
+__global__ void __launch_bounds__(kThreads, 3) ropePairsKernel(Output<T> y, Input<T> x, Ptr<const float> table, int64_t rows, int64_t batch, int turned, int heads, int half, float sign, bool inPlace) {
+  const int perHead = half / kPairs, perRow = (inPlace ? turned : heads) * perHead;
+  const int64_t n = rows * perRow, stride = int64_t(gridDim.x) * blockDim.x;
+  for (int64_t p = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; p < n; p += stride) {
+    const int64_t r = p / perRow;
+    const int q = int(p - r * perRow), head = q / perHead, i = (q - head * perHead) * kPairs;
+    const int64_t at = (r * heads + head) * 2 * half + i;
+    const auto rawA = x.template fetch<kPairs>(at, kPairs), rawB = x.template fetch<kPairs>(at + half, kPairs);
+    if (head >= turned) {
+      y.store(at, kPairs, rawA);
+      y.store(at + half, kPairs, rawB);
+      continue;
+    }
+    float a[kPairs], b[kPairs], angles[2 * kPairs];
+    unpack(rawA, a);
+    unpack(rawB, b);
+#pragma unroll
+    for (int k = 0; k < 2 * kPairs; k += 4) {
+      const Vec<float> four = loadVec(table, 2 * (r / batch * half + i) + k);
+#pragma unroll
+      for (int w = 0; w < 4; w++) angles[k + w] = four.v[w];
+    }
+#pragma unroll
+    for (int k = 0; k < kPairs; k++) {
+      const float c = angles[2 * k], s = math::mul(angles[2 * k + 1], sign), a0 = a[k];
+      a[k] = math::sub(math::mul(a0, c), math::mul(b[k], s));
+      b[k] = math::add(math::mul(b[k], c), math::mul(a0, s));
+    }
+    y.store(at, kPairs, pack<T>(a));
+    y.store(at + half, kPairs, pack<T>(b));
+  }
+}
+
 template <DType Y, DType X>
-__global__ void __launch_bounds__(kThreads, 3) ropeKernel(Ptr<Code<Y>> y, Ptr<const Code<X>> x, Ptr<const float> table, int64_t rows, int64_t batch, int64_t turned, int64_t width, int64_t half) {
+__global__ void __launch_bounds__(kThreads, 3) ropeKernel(Ptr<Code<Y>> y, Ptr<const Code<X>> x, Ptr<const float> table, int64_t rows, int64_t batch, int64_t turned, int64_t width, int64_t half, float sign) {
   // Pairs (i, i + half) of the turned heads, then the values, which are copied in pairs too.
   const int64_t pairs = width / 2, n = rows * pairs, stride = int64_t(gridDim.x) * blockDim.x;
   for (int64_t p = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; p < n; p += stride) {
     const int64_t r = p / pairs, q = p % pairs, head = q / half, i = q % half, at = r * width + head * 2 * half + i;
     float a = Form<X>::decode(x[at]), b = Form<X>::decode(x[at + half]);
     if (head < turned) {
-      const float c = table[2 * (r / batch * half + i)], s = table[2 * (r / batch * half + i) + 1], a0 = a;
+      const float c = table[2 * (r / batch * half + i)], s = math::mul(table[2 * (r / batch * half + i) + 1], sign), a0 = a;
       a = math::sub(math::mul(a0, c), math::mul(b, s));
       b = math::add(math::mul(b, c), math::mul(a0, s));
     }
@@ -113,14 +171,21 @@ void rope(const Tensor& y, const Tensor& x, int64_t rows, int64_t batch, int64_t
   checkMultiple("rows", rows, "batch", batch);
   const int64_t half = head_dim / 2, steps = rows / batch, width = (heads + 2 * kv_heads) * head_dim;
   if (rows == 0 || width == 0) return;
-  const Scratch scratch(size_t(steps * head_dim) * sizeof(float));
-  const Ptr<float> table = scratch.as<float>("cos and sin");
-  launch("rope", ropeTableKernel, dim3(blocksFor(steps * half, kThreads)), dim3(kThreads), table, steps, half, position, theta, inverse ? -1.0 : 1.0);
+  const Ptr<float> table = ropeTable(steps, half, position, theta);
+  const float sign = inverse ? -1.0f : 1.0f;
+  const int64_t turned = heads + kv_heads, all = heads + 2 * kv_heads;
+  if (x.dtype == y.dtype && half % kPairs == 0 && isAligned(x) && isAligned(y) && width <= INT32_MAX) {
+    return withAct(y.dtype, [&](auto d) {
+      constexpr DType T = decltype(d)::value;
+      launch("rope", ropePairsKernel<T>, dim3(blocksOf(ropePairsKernel<T>, rows * width / 2 / kPairs, kThreads, kThreads)), dim3(kThreads), output<T>(y, "y"), input<T>(x, "x"), table, rows, batch,
+             int(turned), int(all), int(half), sign, x.data == y.data);
+    });
+  }
   withAct(y.dtype, [&](auto d) {
     withAct(x.dtype, [&](auto e) {
       constexpr DType Y = decltype(d)::value, X = decltype(e)::value;
       launch("rope", ropeKernel<Y, X>, dim3(blocksFor(rows * width / 2, kThreads)), dim3(kThreads), ptr<Code<Y>>(y, "y"), ptr<const Code<X>>(x, "x"), table, rows,
-             batch, heads + kv_heads, width, half);
+             batch, turned, width, half, sign);
     });
   });
 }

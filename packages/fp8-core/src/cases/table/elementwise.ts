@@ -221,6 +221,25 @@ const ropes: KernelCase[] = acts.flatMap((t) => {
       (r) => ({ y: sameAs('x'), x: input(t, r.normals(size)), ...shape, position: 3000, inverse: 1 }),
       { y: turned },
     ),
+    ...[false, true].map((inPlace) =>
+      kernelCase(
+        'rope',
+        `${t}, head_dim 32${inPlace ? ', in place, inverse' : ''}`,
+        (r) => ({
+          y: inPlace ? sameAs('x') : output(t, 6 * 5 * 32),
+          x: input(t, r.normals(6 * 5 * 32)),
+          rows: 6,
+          batch: 2,
+          heads: 3,
+          kv_heads: 1,
+          head_dim: 32,
+          theta: 10000,
+          position: 17,
+          inverse: inPlace ? 1 : 0,
+        }),
+        { y: turned },
+      ),
+    ),
     kernelCase(
       'rope',
       `${t}, one kv head, theta 500000, head_dim 64`,
