@@ -8,6 +8,7 @@ export interface ModelResult {
   preset: string;
   recipe: string;
   batch: number;
+  seq: number;
   tokensPerSecond: number | null;
   tflops: number | null;
   peakGiB: number | null;
@@ -16,37 +17,40 @@ export interface ModelResult {
 }
 
 const recipes = ['bf16', 'te', 'o1', 'o2', 'o3'];
-const onChip = [
-  { preset: 'gpt2-124m', seq: 1024, batches: [16] },
-  { preset: 'gpt2-1.5b', seq: 1024, batches: [4, 8, 16] },
-  { preset: 'gpt-7b', seq: 2048, batches: [1, 2, 4, 8] },
+/** CUDA graphs where a step has thousands of short launches: FP8_CUDA_GRAPH says otherwise. */
+const onChip: Model[] = [
+  { preset: 'gpt2-124m', seq: 1024, batches: [16], graphs: false },
+  { preset: 'gpt2-1.5b', seq: 1024, batches: [4, 16], graphs: true },
+  { preset: 'gpt-7b', seq: 2048, batches: [1, 2, 8], graphs: false },
 ];
+const tiny: Model[] = [{ preset: 'gpt-nano', seq: 16, batches: [1], graphs: true }];
+
+interface Model {
+  preset: string;
+  seq: number;
+  batches: number[];
+  graphs: boolean;
+}
 
 /** Equal micro-batches side by side; of a model's best micro-batch the reader picks the row. */
 export function measureModels(backend: CudaBackend, steps: number): ModelResult[] {
-  const models = backend.simulated ? [{ preset: 'gpt-nano', seq: 16, batches: [1] }] : onChip;
+  const models = backend.simulated ? tiny : onChip;
   const chosen = backend.simulated ? ['o2'] : recipes;
-  return models.flatMap(({ preset, seq, batches }) =>
-    batches.flatMap((batch) => chosen.map((recipe) => measure(backend, preset, recipe, batch, seq, steps))),
+  return models.flatMap((model) =>
+    model.batches.flatMap((batch) => chosen.map((recipe) => measure(backend, model, recipe, batch, steps))),
   );
 }
 
-function measure(
-  backend: CudaBackend,
-  preset: string,
-  recipe: string,
-  batch: number,
-  seq: number,
-  steps: number,
-): ModelResult {
-  const row = { preset, recipe, batch, tokensPerSecond: null, tflops: null, peakGiB: null, failure: null };
+function measure(backend: CudaBackend, model: Model, recipe: string, batch: number, steps: number): ModelResult {
+  const { preset, seq, graphs } = model;
+  const row = { preset, recipe, batch, seq, tokensPerSecond: null, tflops: null, peakGiB: null, failure: null };
   const command = fileURLToPath(new URL('../bin/fp8lm.mjs', import.meta.resolve('fp8-cli')));
   const flags = { preset, recipe, batch, seq, steps: backend.simulated ? 1 : steps, warmup: backend.simulated ? 1 : 5 };
   const args = Object.entries(flags).flatMap(([name, value]) => [`--${name}`, String(value)]);
   const { status, stdout, stderr } = spawnSync(
     process.execPath,
     [command, 'bench', 'step', '--device', 'cuda', '--json', ...args],
-    { encoding: 'utf8', maxBuffer: 1 << 26 },
+    { encoding: 'utf8', maxBuffer: 1 << 26, env: { FP8_CUDA_GRAPH: graphs ? '1' : '0', ...process.env } },
   );
   if (status !== 0)
     return {
