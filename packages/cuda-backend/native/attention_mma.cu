@@ -9,8 +9,8 @@
 //   key gradient   rows are keys, of all heads that share them: s^T = k q^T, dv += p^T dy, dp^T = v dy^T, dk += ds^T q
 //
 // Two kernels backward instead of one: the scores are computed twice, but each result has one writer, so no float atomics
-// and the same bits every time. Head dims up to 128, padded with zeros to a multiple of 16. Not used here: wgmma and the bulk
-// copy engine of sm_90, which need tiles of their own shape.
+// and the same bits every time. Head dims up to 128, padded with zeros to a multiple of 16. On Hopper larger heads go to
+// cuda/attention_forward.cu and cuda/attention_backward.cu instead.
 #include <cmath>
 
 #include "attention.h"
@@ -25,8 +25,6 @@ constexpr float kLog2e = 1.44269504f;
 
 /// Words of two values a shared row of D takes: padded, so that the eight rows of a fragment lie in different banks.
 template <int D> constexpr int strideOf = D / 2 + 4;
-
-__device__ __forceinline__ unsigned pack(float low, float high) { return unsigned(encodeBF16(low)) | unsigned(encodeBF16(high)) << 16; }
 
 /// Rows of one head in a tensor: row t of batch b starts at t * stride + first.
 struct HeadRows {
@@ -69,18 +67,17 @@ template <int D, int ROWS> __device__ __forceinline__ void fillRows(const Shared
 
 /// a of mmaBf16: rows [row, row + 16), columns [16 step, 16 step + 16) of a shared tile.
 template <int D> __device__ __forceinline__ void loadA(unsigned a[4], const Shared<uint32_t> tile, int row, int step) {
-  const int at = (row + laneOf() / 4) * strideOf<D> + 8 * step + laneOf() % 4;
-  a[0] = tile[at];
-  a[1] = tile[at + 8 * strideOf<D>];
-  a[2] = tile[at + 4];
-  a[3] = tile[at + 8 * strideOf<D> + 4];
+  loadMatrices(a, tile, (row + laneOf() % 16) * strideOf<D> + 8 * step + laneOf() / 16 * 4);
 }
 
-/// b of mmaBf16 for a product with the transpose of the tile: its rows [row, row + 8) are n.
-template <int D> __device__ __forceinline__ void loadB(unsigned b[2], const Shared<uint32_t> tile, int row, int step) {
-  const int at = (row + laneOf() / 4) * strideOf<D> + 8 * step + laneOf() % 4;
-  b[0] = tile[at];
-  b[1] = tile[at + 4];
+/// Two b of mmaBf16 for products with the transpose of the tile: its rows [row, row + 8) and the next 8 are n.
+template <int D> __device__ __forceinline__ void loadB(unsigned b[4], const Shared<uint32_t> tile, int row, int step) {
+  loadMatrices(b, tile, (row + laneOf() / 16 * 8 + laneOf() % 8) * strideOf<D> + 8 * step + laneOf() / 8 % 2 * 4);
+}
+
+/// Two b of mmaBf16 for products with the tile: its rows [row, row + 16) are k, its columns [column, column + 8) and the next 8 n.
+template <int D> __device__ __forceinline__ void loadBTransposed(unsigned b[4], const Shared<uint32_t> tile, int row, int column) {
+  loadTransposed(b, tile, (row + laneOf() % 16) * strideOf<D> + column / 2 + laneOf() / 16 * 4);
 }
 
 /// a of mmaBf16 straight from memory, once a block.
@@ -95,10 +92,10 @@ __device__ __forceinline__ void loadAGlobal(unsigned a[4], const HeadRows& x, in
 
 /// Two accumulators side by side, 16 x 16, as the a of the next product.
 __device__ __forceinline__ void asA(unsigned a[4], const float left[4], const float right[4]) {
-  a[0] = pack(left[0], left[1]);
-  a[1] = pack(left[2], left[3]);
-  a[2] = pack(right[0], right[1]);
-  a[3] = pack(right[2], right[3]);
+  a[0] = bf16Pair(left[0], left[1]);
+  a[1] = bf16Pair(left[2], left[3]);
+  a[2] = bf16Pair(right[0], right[1]);
+  a[3] = bf16Pair(right[2], right[3]);
 }
 
 __device__ __forceinline__ float quadMax(float v) {
@@ -150,12 +147,13 @@ __global__ void __launch_bounds__(kMmaThreads, 2) mmaForwardKernel(Ptr<Half> y, 
     if (first > mine + 15) continue;  // all masked for this warp; it still takes part in the barriers
     float s[kKeys / 8][4] = {};
 #pragma unroll
-    for (int j = 0; j < kKeys / 8; j++)
+    for (int j = 0; j < kKeys / 8; j += 2)
 #pragma unroll
       for (int i = 0; i < D / 16; i++) {
-        unsigned fb[2];
+        unsigned fb[4];
         loadB<D>(fb, tileK, 8 * j, i);
         mmaBf16(s[j], fq[i], fb);
+        mmaBf16(s[j + 1], fq[i], fb + 2);
       }
     float most[2] = {-INFINITY, -INFINITY};
 #pragma unroll
@@ -170,7 +168,7 @@ __global__ void __launch_bounds__(kMmaThreads, 2) mmaForwardKernel(Ptr<Half> y, 
 #pragma unroll
     for (int r = 0; r < 2; r++) {
       const float now = fmaxf(top[r], quadMax(most[r]));
-      shrink[r] = exp2f((top[r] - now) * c);
+      shrink[r] = fastExp2((top[r] - now) * c);
       top[r] = now;
       sum[r] *= shrink[r];
     }
@@ -178,7 +176,7 @@ __global__ void __launch_bounds__(kMmaThreads, 2) mmaForwardKernel(Ptr<Half> y, 
     for (int j = 0; j < kKeys / 8; j++)
 #pragma unroll
       for (int e = 0; e < 4; e++) {
-        s[j][e] = exp2f((s[j][e] - top[e / 2]) * c);
+        s[j][e] = fastExp2((s[j][e] - top[e / 2]) * c);
         sum[e / 2] += s[j][e];
       }
 #pragma unroll
@@ -190,10 +188,11 @@ __global__ void __launch_bounds__(kMmaThreads, 2) mmaForwardKernel(Ptr<Half> y, 
       unsigned fp[4];
       asA(fp, s[2 * step], s[2 * step + 1]);
 #pragma unroll
-      for (int i = 0; i < D / 8; i++) {
-        unsigned fb[2];
-        loadTransposed(fb, tileV, 16 * step, 8 * i, strideOf<D>);
+      for (int i = 0; i < D / 8; i += 2) {
+        unsigned fb[4];
+        loadBTransposed<D>(fb, tileV, 16 * step, 8 * i);
         mmaBf16(acc[i], fp, fb);
+        mmaBf16(acc[i + 1], fp, fb + 2);
       }
     }
   }
@@ -237,33 +236,36 @@ __global__ void __launch_bounds__(kMmaThreads, 2) mmaQueryGradientKernel(Ptr<Hal
     fillRows<D, kKeys>(tileV, v, first);
     __syncthreads();
     if (first > mine + 15) continue;
-#pragma unroll
+#pragma unroll(D > 64 ? 1 : kKeys / 16)  // registers: 128 dims fill them
     for (int step = 0; step < kKeys / 16; step++) {
       float s[2][4] = {}, dp[2][4] = {};
 #pragma unroll
-      for (int j = 0; j < 2; j++) {
+      for (int i = 0; i < D / 16; i++) {
+        unsigned fb[4];
+        loadB<D>(fb, tileK, 16 * step, i);
+        mmaBf16(s[0], fq[i], fb);
+        mmaBf16(s[1], fq[i], fb + 2);
+        loadB<D>(fb, tileV, 16 * step, i);
+        mmaBf16(dp[0], fg[i], fb);
+        mmaBf16(dp[1], fg[i], fb + 2);
+      }
 #pragma unroll
-        for (int i = 0; i < D / 16; i++) {
-          unsigned fb[2];
-          loadB<D>(fb, tileK, 16 * step + 8 * j, i);
-          mmaBf16(s[j], fq[i], fb);
-          loadB<D>(fb, tileV, 16 * step + 8 * j, i);
-          mmaBf16(dp[j], fg[i], fb);
-        }
+      for (int j = 0; j < 2; j++) {
 #pragma unroll
         for (int e = 0; e < 4; e++) {
           const int64_t t = mine + laneOf() / 4 + e / 2 * 8, key = first + 16 * step + 8 * j + 2 * (laneOf() % 4) + e % 2;
-          const float p = key <= t && t < a.seq ? exp2f(s[j][e] * c - log[e / 2]) : 0.0f;
+          const float p = key <= t && t < a.seq ? fastExp2(fmaf(s[j][e], c, -log[e / 2])) : 0.0f;
           s[j][e] = p * (dp[j][e] - dot[e / 2]);
         }
       }
       unsigned fs[4];
       asA(fs, s[0], s[1]);
 #pragma unroll
-      for (int i = 0; i < D / 8; i++) {
-        unsigned fb[2];
-        loadTransposed(fb, tileK, 16 * step, 8 * i, strideOf<D>);
+      for (int i = 0; i < D / 8; i += 2) {
+        unsigned fb[4];
+        loadBTransposed<D>(fb, tileK, 16 * step, 8 * i);
         mmaBf16(acc[i], fs, fb);
+        mmaBf16(acc[i + 1], fs, fb + 2);
       }
     }
   }
@@ -304,20 +306,16 @@ __global__ void __launch_bounds__(kMmaThreads, 2) mmaKeyGradientKernel(Ptr<Half>
       float s[2][4] = {}, dp[2][4] = {};
 #pragma unroll
       for (int i = 0; i < D / 16; i++) {
-        unsigned fa[4], fb[2];
+        unsigned fa[4], fb[4];
         loadA<D>(fa, tileK, warpOf() * 16, i);
-#pragma unroll
-        for (int j = 0; j < 2; j++) {
-          loadB<D>(fb, tileQ, 8 * j, i);
-          mmaBf16(s[j], fa, fb);
-        }
+        loadB<D>(fb, tileQ, 0, i);
+        mmaBf16(s[0], fa, fb);
+        mmaBf16(s[1], fa, fb + 2);
         if constexpr (ofK) {
           loadA<D>(fa, tileV, warpOf() * 16, i);
-#pragma unroll
-          for (int j = 0; j < 2; j++) {
-            loadB<D>(fb, tileG, 8 * j, i);
-            mmaBf16(dp[j], fa, fb);
-          }
+          loadB<D>(fb, tileG, 0, i);
+          mmaBf16(dp[0], fa, fb);
+          mmaBf16(dp[1], fa, fb + 2);
         }
       }
 #pragma unroll
@@ -326,7 +324,7 @@ __global__ void __launch_bounds__(kMmaThreads, 2) mmaKeyGradientKernel(Ptr<Half>
         for (int e = 0; e < 4; e++) {
           const int query = 8 * j + 2 * (laneOf() % 4) + e % 2;
           const int64_t key = mine + laneOf() / 4 + e / 2 * 8, t = first + query;
-          const float p = key <= t && t < a.seq ? exp2f(s[j][e] * c - rowLog[query]) : 0.0f;
+          const float p = key <= t && t < a.seq ? fastExp2(fmaf(s[j][e], c, -rowLog[query])) : 0.0f;
           dp[j][e] = p * (dp[j][e] - rowDot[query]);
           s[j][e] = p;
         }
@@ -334,15 +332,17 @@ __global__ void __launch_bounds__(kMmaThreads, 2) mmaKeyGradientKernel(Ptr<Half>
       asA(fp, s[0], s[1]);
       asA(fs, dp[0], dp[1]);
 #pragma unroll
-      for (int i = 0; i < D / 8; i++) {
-        unsigned fb[2];
+      for (int i = 0; i < D / 8; i += 2) {
+        unsigned fb[4];
         if constexpr (ofV) {
-          loadTransposed(fb, tileG, 0, 8 * i, strideOf<D>);
+          loadBTransposed<D>(fb, tileG, 0, 8 * i);
           mmaBf16(dv[i], fp, fb);
+          mmaBf16(dv[i + 1], fp, fb + 2);
         }
         if constexpr (ofK) {
-          loadTransposed(fb, tileQ, 0, 8 * i, strideOf<D>);
+          loadBTransposed<D>(fb, tileQ, 0, 8 * i);
           mmaBf16(dk[i], fs, fb);
+          mmaBf16(dk[i + 1], fs, fb + 2);
         }
       }
     }

@@ -122,12 +122,12 @@ __global__ void __launch_bounds__(WGS* kGroupThreads, resident)
         if (i / 4 * 8 + i % 2 > last + i % 4 / 2 * 8) s[i] = -INFINITY;
     }
 #pragma unroll
-    for (int i = 0; i < 32; i++) dp[i] = exp2Fast(fmaf(s[i], c, -of[i / 2 % 2].x)) * (dp[i] - of[i / 2 % 2].y);
+    for (int i = 0; i < 32; i++) dp[i] = fastExp2(fmaf(s[i], c, -of[i / 2 % 2].x)) * (dp[i] - of[i / 2 % 2].y);
     hold(dp);
   };
   const auto pack = [&] {
 #pragma unroll
-    for (int i = 0; i < 16; i++) ds[i] = packBf16(dp[2 * i], dp[2 * i + 1]);
+    for (int i = 0; i < 16; i++) ds[i] = bf16Pair(dp[2 * i], dp[2 * i + 1]);
     hold(ds);
   };
   issueScores(0);
@@ -270,7 +270,7 @@ __global__ void __launch_bounds__(WGS* kGroupThreads, resident)
       asm volatile("ld.shared.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(l[0]), "=f"(d[0]), "=f"(l[1]), "=f"(d[1]) : "r"(of + i * 16));
 #pragma unroll
       for (int e = 0; e < 4; e++) {
-        s[i + e] = exp2Fast(fmaf(s[i + e], c, -l[e % 2]));
+        s[i + e] = fastExp2(fmaf(s[i + e], c, -l[e % 2]));
         dp[i + e] = s[i + e] * (dp[i + e] - d[e % 2]);
       }
     }
@@ -278,8 +278,8 @@ __global__ void __launch_bounds__(WGS* kGroupThreads, resident)
   const auto pack = [&] {
 #pragma unroll
     for (int i = 0; i < 16; i++) {
-      p[i] = packBf16(s[2 * i], s[2 * i + 1]);
-      ds[i] = packBf16(dp[2 * i], dp[2 * i + 1]);
+      p[i] = bf16Pair(s[2 * i], s[2 * i + 1]);
+      ds[i] = bf16Pair(dp[2 * i], dp[2 * i + 1]);
     }
     hold(p);
     hold(ds);

@@ -88,13 +88,13 @@ __global__ void __launch_bounds__(WGS* kGroupThreads, resident) wgmmaForwardKern
         most[1] = fmaxf(most[1], s[i + 2 * r + 1]);
       }
       const float now = fmaxf(top[r], quadMax(fmaxf(most[0], most[1]))), shift = -now * c;
-      shrink[r] = exp2Fast((top[r] - now) * c);
+      shrink[r] = fastExp2((top[r] - now) * c);
       top[r] = now;
       float part[2] = {};
 #pragma unroll
       for (int i = 2 * r; i < KEYS / 2; i += 4) {
-        s[i] = exp2Fast(fmaf(s[i], c, shift));
-        s[i + 1] = exp2Fast(fmaf(s[i + 1], c, shift));
+        s[i] = fastExp2(fmaf(s[i], c, shift));
+        s[i + 1] = fastExp2(fmaf(s[i + 1], c, shift));
         part[0] += s[i];
         part[1] += s[i + 1];
       }
@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(WGS* kGroupThreads, resident) wgmmaForwardKern
   };
   const auto pack = [&] {
 #pragma unroll
-    for (int i = 0; i < KEYS / 4; i++) p[i] = packBf16(s[2 * i], s[2 * i + 1]);
+    for (int i = 0; i < KEYS / 4; i++) p[i] = bf16Pair(s[2 * i], s[2 * i + 1]);
     hold(p);
   };
   issueScores(0);

@@ -138,7 +138,7 @@ template <int N> __device__ __forceinline__ void storeRows(Half* y, int64_t stri
     for (int i = 0; i < N / 16; i++) {
       unsigned w[4], got[4], out[4];
 #pragma unroll
-      for (int k = 0; k < 4; k++) w[k] = packBf16(acc[16 * i + 4 * k + 2 * r] * f, acc[16 * i + 4 * k + 2 * r + 1] * f);
+      for (int k = 0; k < 4; k++) w[k] = bf16Pair(acc[16 * i + 4 * k + 2 * r] * f, acc[16 * i + 4 * k + 2 * r + 1] * f);
 #pragma unroll
       for (int x = 0; x < 4; x++) {  // lane `own` gives its word of piece own ^ x to that lane
         const int to = own ^ x;

@@ -139,12 +139,16 @@ __device__ __forceinline__ void mmaBf16(float d[4], const unsigned a[4], const u
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-/// The b of mmaBf16 out of a shared tile whose rows run along n: rows [row, row + 16) are k, columns [column, column + 8) are n.
-/// `stride` counts words of two values and is a multiple of 4.
-__device__ __forceinline__ void loadTransposed(unsigned b[2], const uint32_t* tile, int row, int column, int stride) {
-  const uint32_t* const at = tile + (row + int(threadIdx.x) % 16) * stride + column / 2;
-  const unsigned address = unsigned(__cvta_generic_to_shared(at));
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];\n" : "=r"(b[0]), "=r"(b[1]) : "r"(address) : "memory");
+/// Four 8 x 8 matrices of two-byte values out of a shared tile (ldmatrix.x4). Lane l points at the 16 bytes of row l % 8 of matrix
+/// l / 8, from word `at` on; in r[m] it gets columns 2 (l % 4) and the next of row l / 4 of matrix m.
+__device__ __forceinline__ void loadMatrices(unsigned r[4], const uint32_t* tile, int at) {
+  const unsigned address = unsigned(__cvta_generic_to_shared(tile + at));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(address) : "memory");
+}
+/// The same of each matrix's transpose: rows 2 (l % 4) and the next of column l / 4.
+__device__ __forceinline__ void loadTransposed(unsigned r[4], const uint32_t* tile, int at) {
+  const unsigned address = unsigned(__cvta_generic_to_shared(tile + at));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(address) : "memory");
 }
 
 cudaStream_t stream();

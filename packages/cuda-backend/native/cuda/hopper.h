@@ -141,18 +141,5 @@ __device__ __forceinline__ void loadFragment(unsigned a[4], uint32_t box, int st
 }
 #endif
 
-/// 2^x, within 2 ulp, denormal results flushed to 0.
-__device__ __forceinline__ float exp2Fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-/// Two floats rounded to nearest even as one word of bf16.
-__device__ __forceinline__ unsigned packBf16(float low, float high) {
-  unsigned u;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(u) : "f"(high), "f"(low));
-  return u;
-}
-
 }  // namespace hopper
 }  // namespace fp8lm

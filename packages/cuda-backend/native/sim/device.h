@@ -125,13 +125,28 @@ inline void storeShared(const Shared<uint32_t>& p, int i, const uint32_t (&w)[4]
   for (int k = 0; k < 4; k++) p[i + k] = w[k];
 }
 
-/// What ldmatrix with .trans gives each lane, read word by word.
-inline void loadTransposed(unsigned b[2], const Shared<uint32_t>& tile, int row, int column, int stride) {
-  const int n = column + sim::lane() / 4, k = row + 2 * (sim::lane() % 4);
-  tile.at((row + sim::lane() % 16) * stride + column / 2, 4, 16);  // the row of eight that this lane would point at
-  const auto half = [&](int r) { return uint32_t(tile[r * stride + n / 2]) >> (n % 2 ? 16 : 0) & 0xffffu; };
-  b[0] = half(k) | half(k + 1) << 16;
-  b[1] = half(k + 8) | half(k + 9) << 16;
+/// What ldmatrix gives each lane, read word by word at the places where other lanes point.
+inline void loadMatrices(unsigned r[4], const Shared<uint32_t>& tile, int at) {
+  tile.at(at, 4, 16);
+  const unsigned char* const all = sim::exchange(0xffffffffu, &at, sizeof at, 0);
+  for (int m = 0; m < 4; m++) {
+    int row;
+    memcpy(&row, all + 64 * (8 * m + sim::lane() / 4), sizeof row);
+    r[m] = tile[row + sim::lane() % 4];
+  }
+}
+inline void loadTransposed(unsigned r[4], const Shared<uint32_t>& tile, int at) {
+  tile.at(at, 4, 16);
+  const unsigned char* const all = sim::exchange(0xffffffffu, &at, sizeof at, 0);
+  const int column = sim::lane() / 4;
+  for (int m = 0; m < 4; m++) {
+    r[m] = 0;
+    for (int k = 0; k < 2; k++) {
+      int row;
+      memcpy(&row, all + 64 * (8 * m + 2 * (sim::lane() % 4) + k), sizeof row);
+      r[m] |= (uint32_t(tile[row + column / 2]) >> (column % 2 ? 16 : 0) & 0xffffu) << 16 * k;
+    }
+  }
 }
 
 unsigned deviceBlocks();
