@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "both_ways.h"
+#include "fills.h"
 
 namespace fp8lm {
 
@@ -134,7 +135,7 @@ void fill(const Tensor& y, int64_t n, double value) {
   const float x = float(value);
   const bool aligned = isAligned(y);
   switch (y.dtype) {
-    case DType::f32: return launch("fill", fillKernel<float>, grid, block, ptr<float>(y, "y"), aligned, bitsOf(x), n);
+    case DType::f32: return fillFloats(y, n, x);
     case DType::bf16: return launch("fill", fillKernel<uint16_t>, grid, block, ptr<uint16_t>(y, "y"), aligned, encodeBF16(x), n);
     case DType::i32: return launch("fill", fillKernel<int32_t>, grid, block, ptr<int32_t>(y, "y"), aligned, uint32_t(int32_t(value)), n);
     default: break;

@@ -62,6 +62,9 @@ export class Parameter {
   gradUses = 0;
   private gradient: Tensor | null = null;
   private started = false;
+  /** Its first use in a step only adds, so `zeroGrad` zeroes it, together with those of the other parameters. */
+  private addsFirst = false;
+  private isZero = false;
 
   /** @param wholeShape shape of the whole tensor; `layout` says which part of it is made here */
   constructor(
@@ -118,14 +121,17 @@ export class Parameter {
     const grad = this.gradStorage();
     const accumulate = this.started;
     this.started = true;
+    this.addsFirst = this.isZero = false;
     this.gradUses++;
     return { grad, accumulate };
   }
 
   /** The gradient's storage, zeroed on first use in a step, for a kernel that always adds. Float32 gradients only. */
   gradForAdding(): Tensor {
+    const { addsFirst, isZero } = this;
     const { grad, accumulate } = this.gradForAccumulation();
-    if (!accumulate) this.backend.kernels.fill({ y: grad, n: grad.size, value: 0 });
+    if (!accumulate && !isZero) this.backend.kernels.fill({ y: grad, n: grad.size, value: 0 });
+    this.addsFirst = addsFirst || !accumulate;
     return grad;
   }
 
@@ -134,17 +140,20 @@ export class Parameter {
     return this.gradient;
   }
 
-  /** Forgets the gradient; its storage stays. */
+  /** Forgets the gradient; its storage stays, zeroed at once if the next step will add to it. */
   zeroGrad(): void {
     // Rows that `keepGradRows` left are of no use to the next step.
     if (this.gradient && this.gradient.size !== this.size) this.releaseGrad();
     this.started = false;
     this.gradUses = 0;
+    if (!this.gradient || !this.addsFirst || this.isZero) return;
+    this.backend.kernels.fill({ y: this.gradient, n: this.size, value: 0 });
+    this.isZero = true;
   }
 
   /** Frees the gradient, on a rank that does not own it. Its uses still count until `zeroGrad`. */
   releaseGrad(): void {
-    this.started = false;
+    this.started = this.isZero = false;
     this.gradient?.release();
     this.gradient = null;
   }
