@@ -87,7 +87,7 @@ inline bool castBothWays(const Tensor& y, const Tensor& transposed, const Tensor
   const Ptr<float> none{};
   withFp8(y.dtype, [&](auto d) {
     constexpr DType Y = decltype(d)::value;
-    launchGroups("quantize_rows", measureKernel<Plain<DType::bf16>>, rows * cols, Plain<DType::bf16>(x), job);
+    launchMeasure("quantize_rows", Plain<DType::bf16>(x), job, rows * cols);
     launch("quantize_rows", castBothWaysKernel<Y>, grid, dim3(kBothThreads), ptr<uint8_t>(y, "y"), ptr<uint8_t>(transposed, "transposed"),
            scalePtr(transposed, "transposed's scale block"), sums ? partials.as<float>("partial column sums") : none, input<DType::bf16>(x, "x"), job, rows, cols);
   });

@@ -120,12 +120,47 @@ __global__ void windowUpdateKernel(Ptr<float> windows, int64_t count, float max)
   w[kWindowAmax] = 0.0f;
 }
 
+/// Stores what it sees, scaled.
+template <DType Y> struct Quantized {
+  Output<Y> y;
+  ScaleJob job;
+  float scale;
+  Seen seen;
+  Quantized(const Output<Y>& y_, const ScaleJob& job_) : y(y_), job(job_), scale(1.0f), seen() {}
+  __device__ __forceinline__ void begin() { scale = chooseScale(job); }
+  __device__ __forceinline__ void each(int64_t i, const float (&v)[kSumWidth]) {
+    float t[kSumWidth];
+#pragma unroll
+    for (int k = 0; k < kSumWidth; k++) t[k] = math::mul(v[k], scale);
+    seen.add(v, t, scale, job.max);
+    storeWords(y.data, i, pack<Y>(t).w);
+  }
+  __device__ __forceinline__ void end() {
+    report(job, seen);
+    if (lastBlock(job.words + kTicket) && threadIdx.x == 0) finish(job, scale);
+  }
+};
+
 void castTo(const char* name, const Tensor& y, const Tensor& x, const ScaleJob& job, int64_t n, int64_t random) {
   withAny(x.dtype, [&](auto d) {
     constexpr DType X = decltype(d)::value;
     if (random && isScaledType(y.dtype)) map(name, y, Stochastic<X>(x, random), job, n);
     else map(name, y, Plain<X>(x), job, n);
   });
+}
+
+/// The cast of x and the sums of its columns in one pass. @returns false where rows are no whole vectors, or rounded at random
+bool castAndSum(const Tensor& y, const Tensor& sums, const Tensor& x, const ScaleJob& job, int64_t rows, int64_t dim, int64_t random) {
+  if (random || rows == 0 || dim == 0 || dim % kSumWidth || !isAligned(x) || !isAligned(y)) return false;
+  withAct(x.dtype, [&](auto d) {
+    constexpr DType X = decltype(d)::value;
+    launchMeasure("quantize_rows", Plain<X>(x), job, rows * dim);
+    withFp8(y.dtype, [&](auto e) {
+      constexpr DType Y = decltype(e)::value;
+      sumColumns("quantize_rows", input<X>(x, "x"), Quantized<Y>(output<Y>(y, "y"), job), ptr<float>(sums, "sums"), rows, dim);
+    });
+  });
+  return true;
 }
 
 }  // namespace
@@ -166,6 +201,7 @@ void quantize_rows(const Tensor& y, const Tensor& transposed, const Tensor& sums
   ScaleJob job = scaleJob(y);
   job.window = ptr<float>(window, "window");
   if (transposed && random == 0 && castBothWays(y, transposed, sums, x, job, rows, dim)) return;
+  if (sums && !transposed && castAndSum(y, sums, x, job, rows, dim, random)) return;
   castTo("quantize_rows", y, x, job, rows * dim, random);
   if (sums) column_sums(sums, x, rows, dim);
   if (transposed) transposeOf(transposed, y, rows, dim);
@@ -185,7 +221,7 @@ void accumulate_fp8(const Tensor& y, const Tensor& x, const Tensor& mu, int64_t 
     withAct(x.dtype, [&](auto e) {
       constexpr DType Y = decltype(d)::value, X = decltype(e)::value;
       const Accumulated<Y, X> source(y, x);
-      launchGroups("accumulate_fp8", measureKernel<Accumulated<Y, X>>, n, source, job);
+      launchMeasure("accumulate_fp8", source, job, n);
       launchGroups("accumulate_fp8", mapKernel<Y, Accumulated<Y, X>>, n, output<Y>(y, "y"), source, job);
     });
   });

@@ -67,24 +67,33 @@ inline void addColumns(const char* name, const Values& values, Ptr<float> y0, Pt
   addTotals<N>(name, y0, y1, p, dim, chunks);
 }
 
-constexpr int kSumColumns = 32, kSumRows = 8, kSumThreads = kSumColumns * kSumRows, kSumWidth = 8;
+constexpr int kSumColumns = 32, kSumRows = 8, kSumThreads = kSumColumns * kSumRows, kSumWidth = 8, kSumAhead = 4;
 
 /// Partial sums of x's columns: a thread has 8 neighbouring columns, the eight warps of a block share its chunk of rows.
-/// dim is a multiple of 8, x aligned.
-template <DType X>
-__global__ void __launch_bounds__(kSumThreads, 4) sumColumnsKernel(Ptr<float> partials, Input<X> x, int64_t rows, int64_t dim, int64_t rowsPerChunk) {
+/// `also` sees each vector on the way: begin(), each(i, v), end(). dim is a multiple of 8, x aligned.
+template <DType X, class Also>
+__global__ void __launch_bounds__(kSumThreads, 3) sumColumnsKernel(Ptr<float> partials, Input<X> x, Also also, int64_t rows, int64_t dim, int64_t rowsPerChunk) {
   FP8_SHARED(float, parts, kSumThreads * kSumWidth);
   const int warp = warpOf();
   const int64_t c = (int64_t(blockIdx.x) * kSumColumns + laneOf()) * kSumWidth, chunk = blockIdx.y;
   const int64_t end = (chunk + 1) * rowsPerChunk < rows ? (chunk + 1) * rowsPerChunk : rows;
   float sum[kSumWidth] = {};
+  also.begin();
   if (c < dim) {
-#pragma unroll 4
-    for (int64_t r = chunk * rowsPerChunk + warp; r < end; r += kSumRows) {
-      float v[kSumWidth];
-      unpack(x.template fetch<kSumWidth>(r * dim + c, kSumWidth), v);
+    for (int64_t first = chunk * rowsPerChunk + warp; first < end; first += kSumAhead * kSumRows) {
+      Packed<X, kSumWidth> raw[kSumAhead];
 #pragma unroll
-      for (int k = 0; k < kSumWidth; k++) sum[k] = math::add(sum[k], v[k]);
+      for (int q = 0; q < kSumAhead; q++)
+        if (first + q * kSumRows < end) loadWords(x.data, (first + q * kSumRows) * dim + c, raw[q].w);
+#pragma unroll
+      for (int q = 0; q < kSumAhead; q++) {
+        if (first + q * kSumRows >= end) continue;
+        float v[kSumWidth];
+        unpack(raw[q], v);
+#pragma unroll
+        for (int k = 0; k < kSumWidth; k++) sum[k] = math::add(sum[k], v[k]);
+        also.each((first + q * kSumRows) * dim + c, v);
+      }
     }
   }
 #pragma unroll
@@ -94,6 +103,29 @@ __global__ void __launch_bounds__(kSumThreads, 4) sumColumnsKernel(Ptr<float> pa
   float total = 0.0f;
   for (int w = 0; w < kSumRows; w++) total = math::add(total, parts[(w * kSumWidth + warp) * kSumColumns + laneOf()]);
   if (c < dim) partials[chunk * dim + c + warp] = total;
+  also.end();
+}
+
+struct NothingElse {
+  __device__ __forceinline__ void begin() {}
+  __device__ __forceinline__ void each(int64_t, const float (&)[kSumWidth]) {}
+  __device__ __forceinline__ void end() {}
+};
+
+/// y[c] += the sum of x's column c, for x that is aligned and of whole vectors.
+template <DType X, class Also> inline void sumColumns(const char* name, const Input<X>& x, const Also& also, Ptr<float> y, int64_t rows, int64_t dim) {
+  const auto kernel = &sumColumnsKernel<X, Also>;
+  const int64_t blocks = (dim + kSumColumns * kSumWidth - 1) / (kSumColumns * kSumWidth);
+  // As many chunks as keep the device busy, of at least four rows a warp.
+  int64_t chunks = int64_t(residentBlocks(kernel, kSumThreads)) / blocks;
+  const int64_t most = (rows + kSumAhead * kSumRows - 1) / (kSumAhead * kSumRows);
+  chunks = chunks < 1 ? 1 : chunks > most ? most : chunks;
+  const int64_t perChunk = (rows + chunks - 1) / chunks;
+  chunks = (rows + perChunk - 1) / perChunk;
+  const Scratch partials(size_t(chunks * dim) * sizeof(float));
+  const Ptr<float> p = partials.as<float>("partial column sums");
+  launch(name, kernel, dim3(unsigned(blocks), unsigned(chunks)), dim3(kSumThreads), p, x, also, rows, dim, perChunk);
+  addTotals<1>(name, y, nullptr, p, dim, chunks);
 }
 
 /// The tensor's own values.
@@ -105,18 +137,8 @@ template <DType X> struct ColumnValues {
 /// y[c] += the sum of x's column c.
 template <DType X> inline void addColumnsOf(const char* name, const Input<X>& x, Ptr<float> y, int64_t rows, int64_t dim) {
   if (rows == 0 || dim == 0) return;
-  if (!x.aligned || dim % kSumWidth) return addColumns<1>(name, ColumnValues<X>{x}, y, nullptr, rows, dim);
-  const int64_t blocks = (dim + kSumColumns * kSumWidth - 1) / (kSumColumns * kSumWidth);
-  // As many chunks as keep the device busy, of at least four rows a warp.
-  int64_t chunks = int64_t(residentBlocks(sumColumnsKernel<X>, kSumThreads)) / blocks;
-  const int64_t most = (rows + 4 * kSumRows - 1) / (4 * kSumRows);
-  chunks = chunks < 1 ? 1 : chunks > most ? most : chunks;
-  const int64_t perChunk = (rows + chunks - 1) / chunks;
-  chunks = (rows + perChunk - 1) / perChunk;
-  const Scratch partials(size_t(chunks * dim) * sizeof(float));
-  const Ptr<float> p = partials.as<float>("partial column sums");
-  launch(name, sumColumnsKernel<X>, dim3(unsigned(blocks), unsigned(chunks)), dim3(kSumThreads), p, x, rows, dim, perChunk);
-  addTotals<1>(name, y, nullptr, p, dim, chunks);
+  if (x.aligned && dim % kSumWidth == 0) sumColumns(name, x, NothingElse{}, y, rows, dim);
+  else addColumns<1>(name, ColumnValues<X>{x}, y, nullptr, rows, dim);
 }
 
 }  // namespace fp8lm

@@ -21,19 +21,21 @@ __device__ __forceinline__ void zeroFrom(int count, float (&v)[kGroup]) {
     if (k >= count) v[k] = 0.0f;
 }
 
-/// Calls f(i, count, v) for each group of this thread.
+/// Calls f(i, count, v) for each group of this thread. Groups are counted in 32 bits: 2^35 elements.
 template <class Source, class Begin, class F> __device__ __forceinline__ void forGroups(Source& source, int64_t n, Begin&& begin, F&& f) {
-  const int64_t stride = int64_t(gridDim.x) * blockDim.x * kGroup;
-  int64_t i = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * kGroup;
+  const uint32_t groups = uint32_t((n + kGroup - 1) / kGroup), stride = gridDim.x * blockDim.x, last = groups - 1u;
+  const int ofLast = int(n - int64_t(last) * kGroup);
+  uint32_t g = blockIdx.x * blockDim.x + threadIdx.x;
+  const auto countOf = [&](uint32_t group) { return group == last ? ofLast : kGroup; };
   typename Source::Raw next{};
-  if (i < n) next = source.fetch(i, groupCount(i, n));
+  if (g < groups) next = source.fetch(int64_t(g) * kGroup, countOf(g));
   begin();
-  for (; i < n; i += stride) {
+  for (; g < groups; g += stride) {
     const typename Source::Raw raw = next;
-    if (i + stride < n) next = source.fetch(i + stride, groupCount(i + stride, n));
+    if (g + stride < groups) next = source.fetch(int64_t(g + stride) * kGroup, countOf(g + stride));
     float v[kGroup];
-    source.values(raw, i, v);
-    f(i, groupCount(i, n), v);
+    source.values(raw, int64_t(g) * kGroup, v);
+    f(int64_t(g) * kGroup, countOf(g), v);
   }
 }
 
@@ -88,9 +90,14 @@ template <class K, class... A> inline void launchGroups(const char* name, K kern
 
 inline dim3 groupBlocks(int64_t n) { return dim3(blocksFor(n, int64_t(kThreads) * kGroup)); }
 
+template <class Source> inline void launchMeasure(const char* name, const Source& source, const ScaleJob& job, int64_t n) {
+  const auto kernel = &measureKernel<Source>;
+  launch(name, kernel, dim3(measureBlocks(groupGrid(kernel, n).x)), dim3(kThreads), source, job, n);
+}
+
 /// Stores the n values of a source in y, whichever dtype y has; `job` (from scaleJob) tells how its scale is chosen.
 template <class Source> inline void map(const char* name, const Tensor& y, const Source& source, const ScaleJob& job, int64_t n) {
-  if (isScaledType(y.dtype) && !job.keep && !job.known) launchGroups(name, measureKernel<Source>, n, source, job);
+  if (isScaledType(y.dtype) && !job.keep && !job.known) launchMeasure(name, source, job, n);
   withAny(y.dtype, [&](auto d) {
     constexpr DType Y = decltype(d)::value;
     launchGroups(name, mapKernel<Y, Source>, n, output<Y>(y, "y"), source, job);
@@ -110,7 +117,7 @@ template <class Source> inline void mapActOrFp8(const char* name, const Tensor& 
   if (!isScaledType(y.dtype)) return mapAct(name, y, source, n);
   ScaleJob job = scaleJob(y);
   job.window = ptr<float>(window, "window");
-  launchGroups(name, measureKernel<Source>, n, source, job);
+  launchMeasure(name, source, job, n);
   withFp8(y.dtype, [&](auto d) {
     constexpr DType Y = decltype(d)::value;
     launchGroups(name, mapKernel<Y, Source>, n, output<Y>(y, "y"), source, job);

@@ -49,91 +49,106 @@ template <bool measure, bool scaled> __device__ __forceinline__ void finishNorm(
 
 /// Vectors of a row that a thread holds, and the warps that a team may have so that they stay in registers.
 template <DType X> constexpr int kForwardVectors = X == DType::f32 ? 2 : 4;
+template <DType X> constexpr int kRowsTogether = 2;
 template <DType DY, DType X, DType R> constexpr int kBackwardVectors = DY == DType::f32 || X == DType::f32 || R == DType::f32 ? 1 : 2;
 constexpr int kForwardWarps = 12, kBackwardWarps = 16;
 
 /// One pass over the rows: statistics, and the values measured or stored.
-template <bool rms, bool measure, DType Y, DType X>
-__global__ void __launch_bounds__(kForwardWarps * kWarp, 2) normKernel(Output<Y> y, Ptr<float> stats, Input<X> x, Ptr<const float> weight, Ptr<const float> bias, ScaleJob job, int64_t rows, int64_t dim, float eps, int warps) {
-  FP8_SHARED(float, parts, 2 * kForwardWarps);
+template <bool rms, bool biased, bool measure, DType Y, DType X>
+__global__ void __launch_bounds__(kForwardWarps * kWarp, 2) normKernel(Output<Y> y, Ptr<float> stats, Input<X> x, Ptr<const float> weight, Ptr<const float> bias, ScaleJob job, int64_t rows, int dim, float eps, int warps) {
+  constexpr int V = kForwardVectors<X>, R = kRowsTogether<X>;
+  FP8_SHARED(float, parts, 2 * R * kForwardWarps);
   if constexpr (measure) {
     if (!needsMeasure(job)) return;
   }
-  constexpr int V = kForwardVectors<X>;
   const Team team(warps);
-  const int64_t step = int64_t(gridDim.x) * team.teams;
-  int64_t first = int64_t(blockIdx.x) * team.teams;
-  RowVectors<X, V> next;
-  next.fetch(x, team, first + team.index, rows, dim);
+  const int64_t step = int64_t(gridDim.x) * team.teams * R;
+  int64_t first = int64_t(blockIdx.x) * team.teams * R;
   float scale = 1.0f;
   Seen seen;
   if constexpr (isScaled<Y> && !measure) scale = chooseScale(job);
+  const float share = math::div(1.0f, float(dim));
   int half = 0;
   for (; first < rows; first += step) {
-    const int64_t r = first + team.index;
-    const RowVectors<X, V> row = next;
-    next.fetch(x, team, r + step, rows, dim);
-    float mean[1] = {0.0f}, square[1] = {0.0f};
+    const int64_t r = first + team.index * R;
+    RowVectors<X, V> row[R];
+    float mean[R] = {}, inv[R] = {};
+#pragma unroll
+    for (int j = 0; j < R; j++) {
+      row[j].fetch(x, team, r + j, rows, dim);
+    }
     if constexpr (!rms) {
 #pragma unroll
-      for (int q = 0; q < V; q++) {
-        float v[kWide];
-        unpack(row.vector[q], v);
+      for (int j = 0; j < R; j++) {
 #pragma unroll
-        for (int k = 0; k < kWide; k++) mean[0] += v[k];
+        for (int q = 0; q < V; q++) {
+          float v[kWide];
+          unpack(row[j].vector[q], v);
+#pragma unroll
+          for (int k = 0; k < kWide; k++) mean[j] += v[k];
+        }
       }
       teamSums(team, parts, half, mean);
-      mean[0] = math::div(mean[0], float(dim));
+#pragma unroll
+      for (int j = 0; j < R; j++) mean[j] = math::mul(mean[j], share);
     }
 #pragma unroll
-    for (int q = 0; q < V; q++) {
-      if (team.column(q) >= dim) continue;
-      float v[kWide];
-      unpack(row.vector[q], v);
+    for (int j = 0; j < R; j++) {
 #pragma unroll
-      for (int k = 0; k < kWide; k++) {
-        if constexpr (!rms) v[k] = math::sub(v[k], mean[0]);
-        square[0] = math::mulAdd(v[k], v[k], square[0]);
+      for (int q = 0; q < V; q++) {
+        if (team.column(q) >= dim) continue;
+        float v[kWide];
+        unpackAnew(row[j].vector[q], uint32_t(warps) >> 16, v);
+#pragma unroll
+        for (int k = 0; k < kWide; k++) {
+          const float d = rms ? v[k] : math::sub(v[k], mean[j]);
+          inv[j] = math::mulAdd(d, d, inv[j]);
+        }
       }
     }
-    teamSums(team, parts, half, square);
-    const float inv = math::div(1.0f, math::sqrt(math::add(math::div(square[0], float(dim)), eps)));
-    if (r >= rows) continue;
+    teamSums(team, parts, half, inv);
+#pragma unroll
+    for (int j = 0; j < R; j++) inv[j] = nearlyRecip(nearlySqrt(math::mulAdd(inv[j], share, eps)));
+    // Weight and bias are read once for all of the rows: they are most of what the first-level cache gives.
 #pragma unroll
     for (int q = 0; q < V; q++) {
-      const int64_t c = team.column(q);
+      const int c = team.column(q);
       if (c >= dim) continue;
-      float v[kWide], w[kWide];
-      unpack(row.vector[q], v);
+      float w[kWide], b[kWide];
       loadWide(weight, c, w);
+      if constexpr (biased) loadWide(bias, c, b);
 #pragma unroll
-      for (int k = 0; k < kWide; k++) {
-        if constexpr (!rms) v[k] = math::sub(v[k], mean[0]);
-        v[k] = math::mul(math::mul(v[k], inv), w[k]);
-      }
-      if (bias) {
-        loadWide(bias, c, w);
+      for (int j = 0; j < R; j++) {
+        if (r + j >= rows) continue;
+        float v[kWide];
+        unpackAnew(row[j].vector[q], uint32_t(warps) >> 17, v);
 #pragma unroll
-        for (int k = 0; k < kWide; k++) v[k] = math::add(v[k], w[k]);
-      }
-      if constexpr (measure) {
-        float m = 0.0f;
+        for (int k = 0; k < kWide; k++) {
+          v[k] = math::mul(rms ? v[k] : math::sub(v[k], mean[j]), inv[j]);
+          v[k] = biased ? math::mulAdd(v[k], w[k], b[k]) : math::mul(v[k], w[k]);
+        }
+        if constexpr (measure) {
+          float largest = 0.0f;
 #pragma unroll
-        for (int k = 0; k < kWide; k++) m = maxMagnitude(m, v[k]);
-        if (magnitude(m) > seen.largest) seen.largest = magnitude(m);
-      } else if constexpr (isScaled<Y>) {
-        float t[kWide];
+          for (int k = 0; k < kWide; k++) largest = maxMagnitude(largest, v[k]);
+          if (magnitude(largest) > seen.largest) seen.largest = magnitude(largest);
+        } else if constexpr (isScaled<Y>) {
+          float t[kWide];
 #pragma unroll
-        for (int k = 0; k < kWide; k++) t[k] = math::mul(v[k], scale);
-        seen.add(v, t, scale, job.max);
-        storeWords(y.data, r * dim + c, pack<Y>(t).w);
-      } else {
-        storeWords(y.data, r * dim + c, pack<Y>(v).w);
+          for (int k = 0; k < kWide; k++) t[k] = math::mul(v[k], scale);
+          seen.add(v, t, scale, job.max);
+          storeWords(y.data + (r + j) * dim, c, pack<Y>(t).w);
+        } else {
+          storeWords(y.data + (r + j) * dim, c, pack<Y>(v).w);
+        }
       }
     }
-    if (!measure && team.thread == 0) {
-      if constexpr (rms) stats[r] = inv;
-      else stats[2 * r] = mean[0], stats[2 * r + 1] = inv;
+    if (measure || team.thread > 0) continue;
+#pragma unroll
+    for (int j = 0; j < R; j++) {
+      if (r + j >= rows) continue;
+      if constexpr (rms) stats[r + j] = inv[j];
+      else stats[2 * (r + j)] = mean[j], stats[2 * (r + j) + 1] = inv[j];
     }
   }
   finishNorm<measure, isScaled<Y>>(job, seen, scale);
@@ -144,7 +159,7 @@ constexpr int kSharedTeamThreads = 256;  // of a block with several teams in the
 // With n = (x - mean) inv and g = dy weight: dx = residual + inv (g - mean(g) - n mean(g n)); rms has no mean(g). The block's
 // sums over its rows of dy n and of dy go to `partials` [blocks, 1 or 2, dim].
 template <bool rms, DType DX, DType DY, DType X, DType R>
-__global__ void __launch_bounds__(kBackwardWarps * kWarp) normGradientKernel(Output<DX> dx, Ptr<float> partials, Input<DY> dy, Input<X> x, Ptr<const float> weight, Ptr<const float> stats, Input<R> residual, int64_t rows, int64_t dim, int warps) {
+__global__ void __launch_bounds__(kBackwardWarps * kWarp) normGradientKernel(Output<DX> dx, Ptr<float> partials, Input<DY> dy, Input<X> x, Ptr<const float> weight, Ptr<const float> stats, Input<R> residual, int64_t rows, int dim, int warps) {
   constexpr int V = kBackwardVectors<DY, X, R>, kSums = rms ? 1 : 2;
   FP8_SHARED(float, parts, 4 * kBackwardWarps);
   FP8_SHARED(float, gathered, kSharedTeamThreads * kWide);
@@ -163,6 +178,7 @@ __global__ void __launch_bounds__(kBackwardWarps * kWarp) normGradientKernel(Out
   };
   fetch(first + team.index);
   float sums[kSums][V][kWide] = {};
+  const float share = math::div(1.0f, float(dim));
   int half = 0;
   for (; first < rows; first += step) {
     const int64_t r = first + team.index;
@@ -182,7 +198,7 @@ __global__ void __launch_bounds__(kBackwardWarps * kWarp) normGradientKernel(Out
 #pragma unroll
         for (int k = 0; k < kWide; k++) {
           const float d = g[q][k];
-          n[q][k] = math::mul(math::sub(n[q][k], mean), inv);
+          n[q][k] = math::mul(rms ? n[q][k] : math::sub(n[q][k], mean), inv);
           g[q][k] = math::mul(d, w[k]);
           if constexpr (!rms) means[0] += g[q][k];
           means[1] = math::mulAdd(g[q][k], n[q][k], means[1]);
@@ -198,20 +214,21 @@ __global__ void __launch_bounds__(kBackwardWarps * kWarp) normGradientKernel(Out
     } else {
       teamSums(team, parts, half, means);
     }
-    const float meanG = math::div(means[0], float(dim)), meanGn = math::div(means[1], float(dim));
     if (r >= rows) continue;
+    // inv (g - mean(g) - n mean(g n)) as g inv + (n slope + offset).
+    const float slope = -math::mul(inv, math::mul(means[1], share)), offset = rms ? 0.0f : -math::mul(inv, math::mul(means[0], share));
 #pragma unroll
     for (int q = 0; q < V; q++) {
       if (team.column(q) >= dim) continue;
-      float before[kWide];
-      unpack(kept.vector[q], before);
 #pragma unroll
-      for (int k = 0; k < kWide; k++) {
-        const float c = rms ? g[q][k] : math::sub(g[q][k], meanG);
-        const float d = math::mul(inv, math::sub(c, math::mul(n[q][k], meanGn)));
-        n[q][k] = residual.data ? math::add(before[k], d) : d;
+      for (int k = 0; k < kWide; k++) g[q][k] = math::mulAdd(g[q][k], inv, rms ? math::mul(n[q][k], slope) : math::mulAdd(n[q][k], slope, offset));
+      if (residual.data) {
+        float before[kWide];
+        unpack(kept.vector[q], before);
+#pragma unroll
+        for (int k = 0; k < kWide; k++) g[q][k] = math::add(before[k], g[q][k]);
       }
-      storeWords(dx.data, r * dim + team.column(q), pack<DX>(n[q]).w);
+      storeWords(dx.data + r * dim, team.column(q), pack<DX>(g[q]).w);
     }
   }
   // The teams of a block, one after the other.
@@ -317,19 +334,23 @@ void normForward(const char* name, const Tensor& y, const Tensor& stats, const T
   withAct(x.dtype, [&](auto d) {
     constexpr DType X = decltype(d)::value;
     const RowPlan plan = aligned ? rowPlan(dim, kForwardVectors<X>, 4, kForwardWarps) : RowPlan{0, 0};
-    const auto go = [&](const auto& to, auto byTeams, auto any) {
-      const auto call = [&](auto kernel, dim3 grid, unsigned threads, auto... more) {
-        launch(name, kernel, grid, dim3(threads), to, ptr<float>(stats, "stats"), input<X>(x, "x"), ptr<const float>(weight, "weight"), ptr<const float>(bias, "bias"), job, rows, dim,
-               float(eps), more...);
-      };
-      if (plan.warps) call(byTeams, dim3(blocksOf(byTeams, rows, plan.teams, plan.threads())), plan.threads(), plan.warps);
-      else call(any, rowBlocks(rows), kNormThreads);
+    const auto call = [&](auto kernel, const auto& to, dim3 grid, unsigned threads, auto... more) {
+      launch(name, kernel, grid, dim3(threads), to, ptr<float>(stats, "stats"), input<X>(x, "x"), ptr<const float>(weight, "weight"), ptr<const float>(bias, "bias"), job, rows, dim, float(eps),
+             more...);
     };
-    if (isScaledType(y.dtype)) go(Output<DType::f32>{nullptr, false}, &normKernel<rms, true, DType::f32, X>, &anyNormKernel<rms, true, DType::f32, X>);
-    withOneOf<DType::f32, DType::bf16, DType::e4m3, DType::e5m2>(y.dtype, [&](auto e) {
-      constexpr DType Y = decltype(e)::value;
-      go(output<Y>(y, "y"), &normKernel<rms, false, Y, X>, &anyNormKernel<rms, false, Y, X>);
-    });
+    const auto go = [&](auto measures, auto type, const auto& to) {
+      constexpr bool measure = decltype(measures)::value;
+      constexpr DType Y = decltype(type)::value;
+      const auto byTeams = [&](auto kernel) {
+        const unsigned blocks = blocksOf(kernel, rows, plan.teams * kRowsTogether<X>, plan.threads());
+        call(kernel, to, dim3(measure ? measureBlocks(blocks) : blocks), plan.threads(), plan.warps);
+      };
+      if (!plan.warps) call(&anyNormKernel<rms, measure, Y, X>, to, rowBlocks(rows), kNormThreads);
+      else if (rms || !bias) byTeams(&normKernel<rms, false, measure, Y, X>);
+      else byTeams(&normKernel<rms, !rms, measure, Y, X>);
+    };
+    if (isScaledType(y.dtype)) go(std::true_type{}, Of<DType::f32>{}, Output<DType::f32>{nullptr, false});
+    withOneOf<DType::f32, DType::bf16, DType::e4m3, DType::e5m2>(y.dtype, [&](auto e) { go(std::false_type{}, e, output<decltype(e)::value>(y, "y")); });
   });
 }
 

@@ -6,7 +6,7 @@
 
 namespace fp8lm {
 
-constexpr int kWide = 8;
+constexpr int kWide = 8, kMostTeamWarps = 16;
 
 /// How a kernel whose threads hold `vectors` vectors of a row is laid out.
 struct RowPlan {
@@ -25,8 +25,20 @@ struct Team {
   int warps, index, teams, thread;
   __device__ __forceinline__ explicit Team(int warps_)
       : warps(warps_), index(warpOf() / warps_), teams(int(blockDim.x) / kWarp / warps_), thread(int(threadIdx.x) - index * warps_ * kWarp) {}
-  __device__ __forceinline__ int64_t column(int vector) const { return (int64_t(vector) * warps * kWarp + thread) * kWide; }
+  __device__ __forceinline__ int column(int vector) const { return (vector * warps * kWarp + thread) * kWide; }
 };
+
+/// unpack, by way of a zero that the compiler cannot know: else it sees that an earlier pass has unpacked the same words, keeps
+/// all those floats, twice as many registers as the words, and spills. Not an instruction more.
+template <DType D, int N> __device__ __forceinline__ void unpackAnew(const Packed<D, N>& p, uint32_t zero, float (&v)[N]) {
+  if constexpr (D == DType::bf16) {
+#pragma unroll
+    for (int k = 0; k < N; k += 2) v[k] = floatOf((p.w[k / 2] << 16) + zero), v[k + 1] = floatOf((p.w[k / 2] & 0xffff0000u) | zero);
+  } else {
+    (void)zero;
+    unpack(p, v);
+  }
+}
 
 /// Sums of N values over a team, in all of its threads. All threads of the block call it as often. `parts` has 2 N words a
 /// warp of the block; two halves in turn, so that one barrier is enough.
@@ -41,23 +53,26 @@ template <int N> __device__ __forceinline__ void teamSums(const Team& team, Shar
     for (int k = 0; k < N; k++) parts[base + warpOf() * N + k] = v[k];
   }
   __syncthreads();
+  const int other = laneOf() % kMostTeamWarps;
 #pragma unroll
-  for (int k = 0; k < N; k++) v[k] = 0.0f;
-  for (int w = team.index * team.warps; w < (team.index + 1) * team.warps; w++) {
+  for (int k = 0; k < N; k++) {
+    float sum = other < team.warps ? parts[base + (team.index * team.warps + other) * N + k] : 0.0f;
 #pragma unroll
-    for (int k = 0; k < N; k++) v[k] += parts[base + w * N + k];
+    for (int d = kMostTeamWarps / 2; d > 0; d /= 2) sum += __shfl_xor_sync(kAllLanes, sum, d);
+    v[k] = sum;
   }
 }
 
 /// The vectors of row r that a thread has; zeros beyond the row's end or the last row.
 template <DType D, int V> struct RowVectors {
   Packed<D, kWide> vector[V];
-  __device__ __forceinline__ void fetch(const Input<D>& x, const Team& team, int64_t r, int64_t rows, int64_t dim) {
+  __device__ __forceinline__ void fetch(const Input<D>& x, const Team& team, int64_t r, int64_t rows, int dim) {
+    const Ptr<const Code<D>> row = x.data + r * dim;
 #pragma unroll
     for (int q = 0; q < V; q++) {
-      const int64_t c = team.column(q);
+      const int c = team.column(q);
       if (r < rows && c < dim) {
-        loadWords(x.data, r * dim + c, vector[q].w);
+        loadWords(row, c, vector[q].w);
       } else {
 #pragma unroll
         for (int k = 0; k < Packed<D, kWide>::kWords; k++) vector[q].w[k] = 0u;
@@ -67,7 +82,7 @@ template <DType D, int V> struct RowVectors {
 };
 
 /// Eight float32 from element c on.
-__device__ __forceinline__ void loadWide(Ptr<const float> p, int64_t c, float (&v)[kWide]) {
+__device__ __forceinline__ void loadWide(Ptr<const float> p, int c, float (&v)[kWide]) {
   Packed<DType::f32, kWide> w;
   loadWords(p, c, w.w);
   unpack(w, v);

@@ -36,16 +36,20 @@ __device__ __forceinline__ bool needsMeasure(const ScaleJob& j) {
   return j.block && !j.keep && !isWarm(j) && !j.known && !(j.source && j.source[kAmax] > 0.0f);
 }
 
+/// How many of a measuring pass's blocks to launch: few, as mostly they find the window warm and have
+/// nothing to do, and then their start is all that this costs.
+inline unsigned measureBlocks(unsigned blocks) { return blocks < deviceBlocks() / 4 ? blocks : deviceBlocks() / 4; }
+
 __device__ __forceinline__ float chooseScale(const ScaleJob& j) {
   if (!j.block) return 1.0f;
   const float present = j.block[kScale];
   if (j.keep) return present;
-  const float mu = j.mu ? float(j.mu[0]) : 1.0f;
-  if (isWarm(j)) return math::mul(j.window[kWindowScale], mu);
+  // All asked for at once: a kernel waits for one answer of the memory and not for three.
+  const float mu = j.mu ? float(j.mu[0]) : 1.0f, count = j.window ? float(j.window[kWindowCount]) : 0.0f, ofWindow = j.window ? float(j.window[kWindowScale]) : 0.0f;
+  if (count >= float(kWindow)) return math::mul(ofWindow, mu);
   const float amax = j.known ? float(j.known[0])
                      : j.source && j.source[kAmax] > 0.0f ? float(j.source[kAmax])
                                                           : amaxOf(j.words[kMeasured + j.slot]);
-  const float ofWindow = j.window ? float(j.window[kWindowScale]) : 0.0f;
   const float previous = j.window ? (ofWindow > 0.0f ? ofWindow : 1.0f) : previousScale(present);
   return math::mul(scaleFor(amax, j.max, previous), mu);
 }
@@ -65,7 +69,7 @@ struct Seen {
     for (int k = 0; k < N; k++) m = maxMagnitude(m, v[k]);
     const unsigned bits = magnitude(m);
     if (bits > largest) largest = bits;
-    if (math::mul(m, scale) <= max) return;
+    if (__builtin_expect(math::mul(m, scale) <= max, true)) return;
 #pragma unroll
     for (int k = 0; k < N; k++) saturated += fabsf(t[k]) > max ? 1u : 0u;
   }
