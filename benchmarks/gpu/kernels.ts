@@ -98,7 +98,7 @@ export function measureBandwidth(backend: CudaBackend): Bandwidth[] {
     add('rms_norm_forward, bf16 to e4m3', 3 * n, () =>
       k.rms_norm_forward({ y: e4m3, stats, x: a, weight, window, ...norm }),
     );
-    add('layer_norm_backward, bf16', 10 * n, () =>
+    add('layer_norm_backward, bf16', 6 * n, () =>
       k.layer_norm_backward({ dx: b, dweight: weight, dbias: bias, dy: b, x: a, weight, stats, rows, dim }),
     );
     add(

@@ -49,30 +49,31 @@ template <bool measure, bool scaled> __device__ __forceinline__ void finishNorm(
 
 /// Vectors of a row that a thread holds, and the warps that a team may have so that they stay in registers.
 template <DType X> constexpr int kForwardVectors = X == DType::f32 ? 2 : 4;
-template <DType X> constexpr int kRowsTogether = 2;
+template <DType X> constexpr int kRowsTogether = X == DType::f32 ? 1 : 2;
 template <DType DY, DType X, DType R> constexpr int kBackwardVectors = DY == DType::f32 || X == DType::f32 || R == DType::f32 ? 1 : 2;
 constexpr int kForwardWarps = 12, kBackwardWarps = 16;
 
 /// One pass over the rows: statistics, and the values measured or stored.
 template <bool rms, bool biased, bool measure, DType Y, DType X>
-__global__ void __launch_bounds__(kForwardWarps * kWarp, 2) normKernel(Output<Y> y, Ptr<float> stats, Input<X> x, Ptr<const float> weight, Ptr<const float> bias, ScaleJob job, int64_t rows, int dim, float eps, int warps) {
+__global__ void __launch_bounds__(kForwardWarps * kWarp, 2) normKernel(Output<Y> y, Ptr<float> stats, Input<X> x, Ptr<const float> weight, Ptr<const float> bias, ScaleJob job, int rows, int dim, float eps, int warps) {
   constexpr int V = kForwardVectors<X>, R = kRowsTogether<X>;
   FP8_SHARED(float, parts, 2 * R * kForwardWarps);
   if constexpr (measure) {
     if (!needsMeasure(job)) return;
   }
   const Team team(warps);
-  const int64_t step = int64_t(gridDim.x) * team.teams * R;
-  int64_t first = int64_t(blockIdx.x) * team.teams * R;
+  const int step = int(gridDim.x) * team.teams * R;
+  int first = int(blockIdx.x) * team.teams * R;
   float scale = 1.0f;
   Seen seen;
   if constexpr (isScaled<Y> && !measure) scale = chooseScale(job);
   const float share = math::div(1.0f, float(dim));
   int half = 0;
   for (; first < rows; first += step) {
-    const int64_t r = first + team.index * R;
+    const int r = first + team.index * R;
+    if constexpr (!rms) half = 0;  // two sums a round: known when compiled, a register less
     RowVectors<X, V> row[R];
-    float mean[R] = {}, inv[R] = {};
+    float mean[R] = {}, inv[R] = {};  // inv: first the sums of squares
 #pragma unroll
     for (int j = 0; j < R; j++) {
       row[j].fetch(x, team, r + j, rows, dim);
@@ -109,6 +110,14 @@ __global__ void __launch_bounds__(kForwardWarps * kWarp, 2) normKernel(Output<Y>
     teamSums(team, parts, half, inv);
 #pragma unroll
     for (int j = 0; j < R; j++) inv[j] = nearlyRecip(nearlySqrt(math::mulAdd(inv[j], share, eps)));
+    if constexpr (!measure) {
+#pragma unroll
+      for (int j = 0; j < R; j++) {
+        if (team.thread > 0 || r + j >= rows) continue;
+        if constexpr (rms) stats[r + j] = inv[j];
+        else stats[2 * (r + j)] = mean[j], stats[2 * (r + j) + 1] = inv[j];
+      }
+    }
     // Weight and bias are read once for all of the rows: they are most of what the first-level cache gives.
 #pragma unroll
     for (int q = 0; q < V; q++) {
@@ -137,18 +146,11 @@ __global__ void __launch_bounds__(kForwardWarps * kWarp, 2) normKernel(Output<Y>
 #pragma unroll
           for (int k = 0; k < kWide; k++) t[k] = math::mul(v[k], scale);
           seen.add(v, t, scale, job.max);
-          storeWords(y.data + (r + j) * dim, c, pack<Y>(t).w);
+          storeWords(y.data + int64_t(r + j) * dim, c, pack<Y>(t).w);
         } else {
-          storeWords(y.data + (r + j) * dim, c, pack<Y>(v).w);
+          storeWords(y.data + int64_t(r + j) * dim, c, pack<Y>(v).w);
         }
       }
-    }
-    if (measure || team.thread > 0) continue;
-#pragma unroll
-    for (int j = 0; j < R; j++) {
-      if (r + j >= rows) continue;
-      if constexpr (rms) stats[r + j] = inv[j];
-      else stats[2 * (r + j)] = mean[j], stats[2 * (r + j) + 1] = inv[j];
     }
   }
   finishNorm<measure, isScaled<Y>>(job, seen, scale);
@@ -159,17 +161,17 @@ constexpr int kSharedTeamThreads = 256;  // of a block with several teams in the
 // With n = (x - mean) inv and g = dy weight: dx = residual + inv (g - mean(g) - n mean(g n)); rms has no mean(g). The block's
 // sums over its rows of dy n and of dy go to `partials` [blocks, 1 or 2, dim].
 template <bool rms, DType DX, DType DY, DType X, DType R>
-__global__ void __launch_bounds__(kBackwardWarps * kWarp) normGradientKernel(Output<DX> dx, Ptr<float> partials, Input<DY> dy, Input<X> x, Ptr<const float> weight, Ptr<const float> stats, Input<R> residual, int64_t rows, int dim, int warps) {
+__global__ void __launch_bounds__(kBackwardWarps * kWarp) normGradientKernel(Output<DX> dx, Ptr<float> partials, Input<DY> dy, Input<X> x, Ptr<const float> weight, Ptr<const float> stats, Input<R> residual, int rows, int dim, int warps) {
   constexpr int V = kBackwardVectors<DY, X, R>, kSums = rms ? 1 : 2;
   FP8_SHARED(float, parts, 4 * kBackwardWarps);
   FP8_SHARED(float, gathered, kSharedTeamThreads * kWide);
   const Team team(warps);
-  const int64_t step = int64_t(gridDim.x) * team.teams;
-  int64_t first = int64_t(blockIdx.x) * team.teams;
+  const int step = int(gridDim.x) * team.teams;
+  int first = int(blockIdx.x) * team.teams;
   RowVectors<DY, V> nextDy;
   RowVectors<X, V> nextX;
   float nextMean = 0.0f, nextInv = 0.0f;
-  const auto fetch = [&](int64_t r) {
+  const auto fetch = [&](int r) {
     nextDy.fetch(dy, team, r, rows, dim);
     nextX.fetch(x, team, r, rows, dim);
     if (r >= rows) return;
@@ -181,7 +183,7 @@ __global__ void __launch_bounds__(kBackwardWarps * kWarp) normGradientKernel(Out
   const float share = math::div(1.0f, float(dim));
   int half = 0;
   for (; first < rows; first += step) {
-    const int64_t r = first + team.index;
+    const int r = first + team.index;
     const float mean = nextMean, inv = nextInv;
     float n[V][kWide], g[V][kWide], means[2] = {};
 #pragma unroll
@@ -228,7 +230,7 @@ __global__ void __launch_bounds__(kBackwardWarps * kWarp) normGradientKernel(Out
 #pragma unroll
         for (int k = 0; k < kWide; k++) g[q][k] = math::add(before[k], g[q][k]);
       }
-      storeWords(dx.data + r * dim, team.column(q), pack<DX>(g[q]).w);
+      storeWords(dx.data + int64_t(r) * dim, team.column(q), pack<DX>(g[q]).w);
     }
   }
   // The teams of a block, one after the other.
@@ -330,7 +332,7 @@ void normForward(const char* name, const Tensor& y, const Tensor& stats, const T
     job = scaleJob(y);
     job.window = ptr<float>(window, "window");
   }
-  const bool aligned = isAligned(y) && isAligned(x) && isAligned(weight) && isAligned(bias);
+  const bool aligned = rows < kMostRows && isAligned(y) && isAligned(x) && isAligned(weight) && isAligned(bias);
   withAct(x.dtype, [&](auto d) {
     constexpr DType X = decltype(d)::value;
     const RowPlan plan = aligned ? rowPlan(dim, kForwardVectors<X>, 4, kForwardWarps) : RowPlan{0, 0};
@@ -357,7 +359,7 @@ void normForward(const char* name, const Tensor& y, const Tensor& stats, const T
 template <bool rms>
 void normBackward(const char* name, const Tensor& dx, const Tensor& dweight, const Tensor& dbias, const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& stats, const Tensor& residual, int64_t rows, int64_t dim) {
   if (rows == 0 || dim == 0) return;
-  const bool aligned = isAligned(dx) && isAligned(dy) && isAligned(x) && isAligned(weight) && isAligned(residual);
+  const bool aligned = rows < kMostRows && isAligned(dx) && isAligned(dy) && isAligned(x) && isAligned(weight) && isAligned(residual);
   constexpr int kSums = rms ? 1 : 2;
   const Ptr<float> sumW = ptr<float>(dweight, "dweight"), sumB = ptr<float>(dbias, "dbias");
   const Ptr<const float> rowStats = ptr<const float>(stats, "stats"), w = ptr<const float>(weight, "weight");

@@ -7,6 +7,7 @@
 namespace fp8lm {
 
 constexpr int kWide = 8, kMostTeamWarps = 16;
+constexpr int64_t kMostRows = int64_t(1) << 30;  // so that the next row of any block is an int
 
 /// How a kernel whose threads hold `vectors` vectors of a row is laid out.
 struct RowPlan {
@@ -66,8 +67,8 @@ template <int N> __device__ __forceinline__ void teamSums(const Team& team, Shar
 /// The vectors of row r that a thread has; zeros beyond the row's end or the last row.
 template <DType D, int V> struct RowVectors {
   Packed<D, kWide> vector[V];
-  __device__ __forceinline__ void fetch(const Input<D>& x, const Team& team, int64_t r, int64_t rows, int dim) {
-    const Ptr<const Code<D>> row = x.data + r * dim;
+  __device__ __forceinline__ void fetch(const Input<D>& x, const Team& team, int r, int rows, int dim) {
+    const Ptr<const Code<D>> row = x.data + int64_t(r) * dim;
 #pragma unroll
     for (int q = 0; q < V; q++) {
       const int c = team.column(q);

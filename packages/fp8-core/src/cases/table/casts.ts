@@ -192,6 +192,20 @@ const rows: KernelCase[] = fp8.flatMap((y) =>
       }),
       { sums: columnSums },
     ),
+    kernelCase(
+      'quantize_rows',
+      `${x} -> ${y}, sums, warm window, whole vectors`,
+      (r) => ({
+        y: output(y, 70 * 264),
+        sums: input('f32', new Float32Array(264)),
+        x: input(x, r.normals(70 * 264)),
+        window: window(16, 16),
+        rows: 70,
+        dim: 264,
+        random: 0,
+      }),
+      { sums: columnSums },
+    ),
     ...[
       { rows: 272, dim: 144 },
       { rows: 37, dim: 19 },

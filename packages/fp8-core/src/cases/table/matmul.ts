@@ -143,6 +143,7 @@ const columns: KernelCase[] = (['f32', 'bf16'] as const).flatMap((x) =>
     [7, 33],
     [300, 130],
     [1000, 3],
+    [70, 264],
   ].map(([rows, dim]) =>
     kernelCase(
       'column_sums',

@@ -39,6 +39,7 @@ const shapes = [
   { rows: 1, dim: 1 },
   { rows: 7, dim: 33 },
   { rows: 130, dim: 96 },
+  { rows: 3, dim: 2056 },
 ];
 
 const layerForward: KernelCase[] = acts.flatMap((x) => [
