@@ -176,6 +176,13 @@ std::string timedName(DType a, DType b, DType c, int64_t m, int64_t n, int64_t k
          (flags & 2 ? " fast" : "");
 }
 
+/// Differs between algorithms, so between kernels of the library.
+uintptr_t identityOf(const lt::Algo& algo) {
+  uintptr_t h = 1;
+  for (const uint64_t word : algo.data) h = (h ^ uintptr_t(word)) * uintptr_t(0x9e3779b97f4a7c15u);
+  return h;
+}
+
 /// One call of the library. @returns false if it has no algorithm for it
 bool multiply(const Operand& a, const Operand& b, const Target& c, int64_t m, int64_t n, int64_t k, const Extras& extras) {
   State* const s = state();
@@ -232,7 +239,7 @@ bool multiply(const Operand& a, const Operand& b, const Target& c, int64_t m, in
     found = s->known.emplace(key, result).first;
   }
   if (found->second.state != lt::kSuccess) return false;
-  beforeLaunch();
+  beforeLaunch(identityOf(found->second.algo));
   const Timed timed(timesLaunches() ? timedName(a.dtype, b.dtype, c.dtype, m, n, k, flags) : std::string());
   const float* const alpha = extras.factors ? extras.factors + kAlpha : &extras.alpha;
   const float* const beta = extras.factors ? extras.factors + kBeta : &extras.beta;

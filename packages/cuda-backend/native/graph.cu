@@ -4,6 +4,10 @@
 // cudaGraphExecUpdate puts their arguments (a new learning rate, other addresses) into the graphs that exist; only when that
 // fails, another one is made.
 //
+// The driver would also put other kernels into a graph's nodes, but they keep what else they were made with, for example the
+// clusters of cuBLASLt's: a step that began one launch later than the one before came out as NaN. So a graph is only updated
+// by one of the same kernels in the same order.
+//
 // FP8_CUDA_GRAPH=1 switches it on, 0 off.
 #include <cstdlib>
 
@@ -23,8 +27,9 @@ struct Graphs {
   }();
   bool capturing = false;
   int64_t launches = 0;
+  uint64_t kernels = 0;  // a hash of them, in order
   cudaGraphExec_t kept[kKept] = {};
-  int64_t sizes[kKept] = {};
+  uint64_t made[kKept] = {};  // of which kernels
   int next = 0, oldest = 0;
   GraphStats stats;
 };
@@ -38,7 +43,7 @@ Graphs& graphs() {
 cudaGraphExec_t execFor(Graphs& g, cudaGraph_t graph) {
   for (int tried = 0; tried < kKept; tried++) {
     const int i = (g.next + tried) % kKept;
-    if (!g.kept[i] || g.sizes[i] != g.launches) continue;
+    if (!g.kept[i] || g.made[i] != g.kernels) continue;
     cudaGraphExecUpdateResultInfo info;
     if (cudaGraphExecUpdate(g.kept[i], graph, &info) == cudaSuccess) {
       g.next = (i + 1) % kKept;
@@ -54,7 +59,7 @@ cudaGraphExec_t execFor(Graphs& g, cudaGraph_t graph) {
   if (g.kept[slot]) check(cudaGraphExecDestroy(g.kept[slot]), "cudaGraphExecDestroy");
   g.kept[slot] = nullptr;
   check(cudaGraphInstantiate(&g.kept[slot], graph, 0), "cudaGraphInstantiate");
-  g.sizes[slot] = g.launches;
+  g.made[slot] = g.kernels;
   g.next = (slot + 1) % kKept;
   g.stats.instantiations++;
   return g.kept[slot];
@@ -62,7 +67,7 @@ cudaGraphExec_t execFor(Graphs& g, cudaGraph_t graph) {
 
 }  // namespace
 
-void beforeLaunch() {
+void beforeLaunch(uintptr_t what) {
   sendGathered();
   Graphs& g = graphs();
   if (!g.on) return;
@@ -71,8 +76,10 @@ void beforeLaunch() {
     check(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");
     g.capturing = true;
     g.launches = 0;
+    g.kernels = 0;
   }
   g.launches++;
+  g.kernels = (g.kernels ^ what) * 0x9e3779b97f4a7c15u + 1;
 }
 
 void flushGraph() {

@@ -14,7 +14,7 @@ async function losses(): Promise<number[]> {
       model: {
         vocabSize: 260,
         maxSeqLen: 16,
-        numLayers: 1,
+        numLayers: 8, // several graphs a step
         numHeads: 2,
         numKvHeads: 1,
         hiddenSize: 32,

@@ -178,7 +178,7 @@ inline bool isFor(const Tensor& qkv, const AttentionShape& a) {
 
 /// As launch(), with dynamic shared memory.
 template <class... P, class... A> void launchShared(const char* name, void (*kernel)(P...), int64_t blocks, int threads, int bytes, A&&... args) {
-  beforeLaunch();
+  beforeLaunch(reinterpret_cast<uintptr_t>(kernel));
   const Timed timed(timesLaunches() ? name : "");
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), name);
   kernel<<<unsigned(blocks), threads, bytes, stream()>>>(P(args)...);

@@ -159,8 +159,9 @@ unsigned residentBlocks(const void* kernel, unsigned threads);
 template <class... P> unsigned residentBlocks(void (*kernel)(P...), unsigned threads) {
   return residentBlocks(reinterpret_cast<const void*>(kernel), threads);
 }
-/// Ends a run of launches that a graph records; see graph.cc.
-void beforeLaunch();
+/// Before anything is queued on the stream: sends what is held back, and opens a graph where launches are gathered into them.
+/// `what` tells kernels apart; see graph.cu.
+void beforeLaunch(uintptr_t what);
 [[noreturn]] void throwCuda(cudaError_t error, const char* what);
 inline void check(cudaError_t error, const char* what) {
   if (error != cudaSuccess) throwCuda(error, what);
@@ -168,7 +169,7 @@ inline void check(cudaError_t error, const char* what) {
 
 template <class... P, class... A>
 void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, A&&... args) {
-  beforeLaunch();
+  beforeLaunch(reinterpret_cast<uintptr_t>(kernel));
   const Timed timed(timesLaunches() ? name : "");
   kernel<<<grid, block, 0, stream()>>>(P(args)...);
   check(cudaGetLastError(), name);

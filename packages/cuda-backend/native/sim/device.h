@@ -152,7 +152,7 @@ inline void loadTransposed(unsigned r[4], const Shared<uint32_t>& tile, int at) 
 unsigned deviceBlocks();
 /// Few and odd, so that most kernels go round their loop.
 template <class... P> unsigned residentBlocks(void (*)(P...), unsigned) { return 3; }
-void beforeLaunch();
+void beforeLaunch(uintptr_t what);
 [[noreturn]] void throwCuda(cudaError_t error, const char* what);
 inline void check(cudaError_t error, const char* what) {
   if (error != cudaSuccess) throwCuda(error, what);
@@ -160,7 +160,7 @@ inline void check(cudaError_t error, const char* what) {
 
 template <class... P, class... A>
 void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, A&&... args) {
-  beforeLaunch();
+  beforeLaunch(reinterpret_cast<uintptr_t>(kernel));
   const Timed timed(timesLaunches() ? name : "");
   simLaunch(name, grid, block, [=, call = std::make_tuple(P(args)...)] { std::apply(kernel, call); });
 }

@@ -139,11 +139,13 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* out, cudaGraph_t graph, unsign
   *out = new SimGraphExec{graph->nodes};
   return cudaSuccess;
 }
-/// A graph takes another's arguments only if it is made of the same nodes.
+/// A graph takes another's arguments only if it has as many nodes. A driver then takes other kernels too, but with the launch
+/// attributes of the old ones: here that ends the process's luck at once.
 cudaError_t cudaGraphExecUpdate(cudaGraphExec_t exec, cudaGraph_t graph, cudaGraphExecUpdateResultInfo*) {
   if (exec->nodes.size() != graph->nodes.size()) return cudaErrorGraphExecUpdateFailure;
   for (size_t i = 0; i < graph->nodes.size(); i++)
-    if (exec->nodes[i].name != graph->nodes[i].name) return cudaErrorGraphExecUpdateFailure;
+    if (exec->nodes[i].name != graph->nodes[i].name)
+      throw std::runtime_error("a graph's node " + std::to_string(i) + " is made for " + exec->nodes[i].name + " and would be updated to " + graph->nodes[i].name);
   exec->nodes = graph->nodes;
   return cudaSuccess;
 }
