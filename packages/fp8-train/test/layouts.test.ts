@@ -47,15 +47,18 @@ const name = (c: Case): string =>
     .join(', ');
 
 /** Everything that decides what one rank learns. */
-const keyOf = ({ model, recipe, steps, seq, sequences }: Case): string =>
-  JSON.stringify([model, recipe, steps, seq, sequences]);
+const keyOf = ({ model, recipe, steps, seq, sequences, batch }: Case): string =>
+  JSON.stringify([model, recipe, steps, seq, sequences, batch]);
 
+/**
+ * What one rank learns from the same micro-batches. The order of sums matters where training is rough: 12 layers of gpt-nano on one
+ * rank, 12 micro-batches of one sequence against one of 12, differ by 1.3e-5 at step 40.
+ */
 const references = new Map<string, Learned>();
 function reference(c: Case): Learned {
   const key = keyOf(c);
   let learned = references.get(key);
-  // On one rank all sequences of a step make one micro-batch.
-  if (!learned) references.set(key, (learned = alone({ ...c, batch: c.sequences })));
+  if (!learned) references.set(key, (learned = alone(c)));
   return learned;
 }
 
