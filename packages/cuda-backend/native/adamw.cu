@@ -3,6 +3,8 @@
 // The calls are gathered (gathered.h); a block walks through chunks of all tensors of the list. Where the amax of a state is
 // finite nothing can saturate, since its scale was chosen from that amax: such chunks count nothing. Chunks of a tensor with an
 // infinite amax, tensors at odd addresses and ends of tensors are done value by value, and do count.
+//
+// One file, though long: measure, apply and the value-by-value way must agree in every rounding, and are read side by side.
 #include <stdexcept>
 #include <string>
 

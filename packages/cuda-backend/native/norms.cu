@@ -3,6 +3,8 @@
 // and bias are summed by the blocks that compute dx, each over its rows, and added up in a fixed order (columns.h).
 //
 // Rows that are no whole vectors, or longer than a team holds: a warp has a row and reads it element by element.
+//
+// One file, though long: both ways of reading a row share what a norm is, forward and backward.
 #include "../../fp8-kernels/native/kernels.gen.h"
 #include "columns.h"
 #include "rows.h"
