@@ -66,8 +66,10 @@ describe.skipIf(!there)('the lane', () => {
 
   it('names a rank that leaves while others go on', async () => {
     const [stayed] = await runProcesses<{ kind: string; message: string }>(2, module, ['leave', 8]);
-    expect(stayed.kind).toBe('mismatch');
-    expect(stayed.message).toMatch(/#2 on world: rank 0 \(this one\) called allReduce.*, rank 1 called close/);
+    // Either rank may see it first; the other then tells what it was told.
+    expect(`${stayed.kind}: ${stayed.message}`).toMatch(
+      /^mismatch: .*#2 on world: rank 0 \(this one\) called allReduce.*, rank 1 called close|^aborted: rank 1 .* failed: .*#2 on world: rank 1 \(this one\) called close, rank 0 called allReduce/,
+    );
   });
 
   it('lets no other process write, shrink or keep its memory', async () => {
