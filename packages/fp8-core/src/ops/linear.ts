@@ -66,8 +66,8 @@ export const linear = defineOp({
     const layer = context.state as LinearLayer;
     const [a, w] = context.saved;
     const m = dy.size / layer.weight.shape[0];
-    const both = layer.sites && dy.backend.castsBothWays;
-    const transposed = both ? empty(dy.backend, [layer.weight.shape[0], m], layer.sites?.dy.dtype ?? 'e5m2') : null;
+    const site = dy.backend.castsBothWays ? layer.sites?.dy : null;
+    const transposed = site ? empty(dy.backend, [layer.weight.shape[0], m], site.dtype) : null;
     const g = gradientForProducts(dy, layer, layer.bias, transposed);
     const dx = context.wants[0] ? multiplyGradientByWeight(g, layer, w ?? computeWeight(layer)) : null;
     accumulateProduct(layer.weight, g, a, m, computeF32(layer.recipe), transposed);
