@@ -14,7 +14,7 @@
 //   storeShared          16 bytes to shared memory
 //   atomicMaxAt, atomicAddAt   on element i of a Ptr; float atomics are left out on purpose: their order, and so the last bit
 //                        of their sum, would change from run to run
-//   lastBlock(ticket)    true in all threads of the block that comes last: it sees what all others wrote
+//   lastOfJob, lastBlock(ticket)    true in all threads of the block that comes last: it sees what all others wrote
 //   fastExp2, nearlySqrt, nearlyRecip   one instruction each: nearly 2^x, square root, 1 / x
 //   bf16Pair, halfPair, fp8Pair   two casts at once, bits as in float8.h; decodeHalves, decodeFp8Pair: back
 //   maxMagnitude(a, x)   max(a, |x|), NaN if either is
@@ -87,21 +87,21 @@ template <Reduce how, class T> __device__ __forceinline__ T blockReduce(T v) {
   return total;
 }
 
-/// Takes a ticket; true, in all threads, in the block that takes the last one. What the other blocks wrote before is then
+/// Adds `done` to a job's ticket; true, in all threads, if that makes `all`: then what the other blocks wrote before is
 /// visible, and the ticket is back at 0 for the next kernel.
-__device__ __forceinline__ bool lastBlock(Ptr<unsigned> ticket) {
+__device__ __forceinline__ bool lastOfJob(Ptr<unsigned> ticket, unsigned done, unsigned all) {
   FP8_SHARED(unsigned, last, 1);
   __threadfence();
   __syncthreads();
-  if (threadIdx.x == 0) {
-    const unsigned blocks = gridDim.x * gridDim.y * gridDim.z;
-    last[0] = atomicAddAt(ticket, 0, 1u) == blocks - 1 ? 1u : 0u;
-  }
+  if (threadIdx.x == 0) last[0] = atomicAddAt(ticket, 0, done) + done == all ? 1u : 0u;
   __syncthreads();
   if (last[0] == 0u) return false;
   acquireOtherBlocks();
   if (threadIdx.x == 0) ticket[0] = 0u;
   return true;
 }
+
+/// The same where each block of the launch takes one ticket: true in the block that comes last.
+__device__ __forceinline__ bool lastBlock(Ptr<unsigned> ticket) { return lastOfJob(ticket, 1u, gridDim.x * gridDim.y * gridDim.z); }
 
 }  // namespace fp8lm

@@ -120,18 +120,4 @@ template <class Job, int most> struct JobList {
   }
 };
 
-/// Adds `done` to a job's ticket; true, in all threads, if that makes `all`: then what the other blocks wrote is visible, and
-/// the ticket is 0 again.
-__device__ __forceinline__ bool lastOfJob(Ptr<unsigned> ticket, unsigned done, unsigned all) {
-  FP8_SHARED(unsigned, last, 1);
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) last[0] = atomicAddAt(ticket, 0, done) + done == all ? 1u : 0u;
-  __syncthreads();
-  if (last[0] == 0u) return false;
-  acquireOtherBlocks();
-  if (threadIdx.x == 0) ticket[0] = 0u;
-  return true;
-}
-
 }  // namespace fp8lm
