@@ -136,14 +136,15 @@ void Lane::kick() {
 }
 
 void Lane::post(int channel, std::unique_ptr<Op> op) {
-  const bool large = !op->eager;
+  const bool large = !op->eager, sends = op->code == Code::send;
   if (progress_.try_lock()) {
     admit();
     WaitSet waits;
     Channel& c = *channels_[size_t(channel)];
     c.add(static_cast<std::unique_ptr<Op>&&>(op));
-    c.step(waits);
-    const bool help = large || c.needsHelp();
+    // What a sender can leave here now needs no other thread of it later.
+    while (c.step(waits) && sends) {}
+    const bool help = sends ? c.needsHelp() : large || c.needsHelp();
     progress_.unlock();
     if (help) kick();
     return;

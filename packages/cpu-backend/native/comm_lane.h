@@ -1,4 +1,4 @@
-// Collectives of ranks on one machine through shared memory (comm_shared.h), without sockets and without the comm worker.
+// Collectives and sends of ranks on one machine through shared memory (comm_shared.h), without sockets and comm worker.
 //
 // Each member announces a call in an entry of its block: what it calls, its scales, and up to kEagerBytes of data; all compare
 // before anything else is read. Small collectives end there: each rank sums all members' data itself, in member order. Large

@@ -15,6 +15,7 @@ std::string Op::fault(int n, int me) const {
   for (int i = 0; i < n; i++)
     if (bounds[i + 1] < bounds[i]) return "bounds do not ascend";
   if (int(root) >= n) return "root is no member";
+  if (code == Code::send && (n != 2 || root != 0)) return "a send goes from the first of two members to the second";
   if (int(dtype) > 5 && reduces()) return "this dtype cannot be reduced";
   const int64_t total = bounds[n], own = end(me) - begin(me), inputs = in.size(), outputs = out.size();
   bool fits = false;
@@ -22,11 +23,11 @@ std::string Op::fault(int n, int me) const {
     case Code::allReduce: fits = !outGiven && inputs == total; break;
     case Code::reduceScatter: fits = inputs == total && (!outGiven || outputs == own); break;
     case Code::allGather: fits = outputs == total && (outGiven ? inputs == own : inputs == total); break;
+    case Code::send:
     case Code::broadcast: fits = !outGiven && inputs == total && total == end(int(root)) - begin(int(root)); break;
     case Code::allToAll: fits = outGiven && inputs == total && outputs == total; break;
     case Code::barrier:
     case Code::close: fits = inputs == 0 && total == 0; break;
-    case Code::send: break;
   }
   if (fits && code == Code::allToAll)
     for (int i = 0; i < n; i++) fits = fits && (bounds[i + 1] - bounds[i]) * n == total;
@@ -39,7 +40,7 @@ std::string Op::fault(int n, int me) const {
 int64_t Op::eagerElements(int rank, int n) const {
   (void)n;
   if (code == Code::allGather) return end(rank) - begin(rank);
-  if (code == Code::broadcast) return rank == int(root) ? in.size() : 0;
+  if (spreads()) return rank == int(root) ? in.size() : 0;
   return in.size();
 }
 
@@ -74,7 +75,7 @@ double Op::outScale(int n) const {
 }
 
 int Op::soleOwner(int segment, int n) const {
-  if (code == Code::broadcast) return int(root);
+  if (spreads()) return int(root);
   if (code != Code::allGather) return -1;
   const Layout::Segment& s = out.segments()[size_t(segment)];
   for (int i = 0; i < n; i++)

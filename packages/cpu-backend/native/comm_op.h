@@ -72,7 +72,9 @@ struct Op {
 
   bool reduces() const { return code == Code::allReduce || code == Code::reduceScatter; }
   bool scatters() const { return reduces() || code == Code::allToAll; }
-  bool gathers() const { return code == Code::allReduce || code == Code::allGather || code == Code::broadcast; }
+  /// From one member to the others: a send is a broadcast to one.
+  bool spreads() const { return code == Code::broadcast || code == Code::send; }
+  bool gathers() const { return code == Code::allReduce || code == Code::allGather || spreads(); }
   int64_t begin(int rank) const { return bounds[rank]; }
   int64_t end(int rank) const { return bounds[rank + 1]; }
   int64_t count() const { return in.size() > out.size() ? in.size() : out.size(); }

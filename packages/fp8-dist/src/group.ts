@@ -4,7 +4,7 @@ import type { DType } from 'fp8-core';
 import type { Communicator } from './communicator.ts';
 import { fold, maxSegments } from './engine/descriptor.ts';
 import { dtypeOf, type Operand, sizeOf, type Staged, stage } from './operand.ts';
-import { type Call, type Plan, postToLane, postToWorker, type ReduceOptions, total } from './post.ts';
+import { type Call, type PairChannel, type Plan, postToLane, postToWorker, type ReduceOptions, total } from './post.ts';
 import { pack, unpack } from './rendezvous/messages.ts';
 import { doneWork, type Work } from './work.ts';
 
@@ -29,6 +29,8 @@ export class Group {
   /** Its channel on the lane, or -1: through the comm worker. */
   private readonly laneChannel: number;
   private readonly nextSeq = new Map<number, number>();
+  /** Between which ranks something was sent, or `openLanes` was called; by id. */
+  private readonly pairs = new Map<number, PairChannel>();
   private splits = 0;
   private hasMet = false;
   private readonly onMet = (): void => {
@@ -193,8 +195,10 @@ export class Group {
       `rank ${other} in a group of ${this.size}, this is rank ${this.rank}`,
     );
     const n = sizeOf(x);
-    const channel = { id: 1 + from * this.size + to, members: [this.ranks[from], this.ranks[to]] };
+    const channel = this.pairOf(from, to);
     const sending = what === 'send';
+    if (channel.lane >= 0)
+      return this.start({ code: 'send', input: [x], bounds: [0, n, n], channel, written: () => !sending });
     return this.start({
       code: 'send',
       input: sending ? [x] : [],
@@ -204,6 +208,31 @@ export class Group {
       channel,
       written: () => false,
     });
+  }
+
+  private pairOf(from: number, to: number): PairChannel {
+    const id = 1 + from * this.size + to;
+    let pair = this.pairs.get(id);
+    if (!pair) this.pairs.set(id, (pair = { id, members: [this.ranks[from], this.ranks[to]], lane: -1 }));
+    return pair;
+  }
+
+  /**
+   * Puts sends between some ranks on the lane, where the two share a machine; all other sends go through the comm worker. All ranks
+   * of the group must call it, before anything is sent between these.
+   * @param pairs group ranks: who sends, who receives; the same on all ranks
+   */
+  openLanes(pairs: readonly (readonly [from: number, to: number])[]): void {
+    if (this.size === 1) return;
+    const lane = this.comm?.lane ?? null;
+    const next = this.gatherObjects(lane?.offer ?? -1);
+    const placeOf = (rank: number): number => (next[rank] < 0 ? -1 : next[rank]++);
+    for (const [from, to] of pairs) {
+      const pair = this.pairOf(from, to);
+      this.check('openLanes', !this.nextSeq.has(pair.id), `rank ${from} has sent to rank ${to} before`);
+      const places = [placeOf(from), placeOf(to)];
+      if (lane && (from === this.rank || to === this.rank)) pair.lane = lane.join(pair.members, places);
+    }
   }
 
   /** Done when all ranks have called it. */
@@ -312,8 +341,8 @@ export class Group {
       timeoutMs: this.hasMet ? this.comm.timeoutMs : this.comm.firstTimeoutMs,
       onMet: this.onMet,
     };
-    const onLane = this.laneChannel >= 0 && !channel && !byWorker;
-    const work = onLane ? postToLane(plan, call, this.laneChannel) : postToWorker(plan, call);
+    const lane = byWorker ? -1 : (channel?.lane ?? this.laneChannel);
+    const work = lane >= 0 ? postToLane(plan, call, lane) : postToWorker(plan, call);
     this.nextSeq.set(id, opSeq);
     return work;
   }

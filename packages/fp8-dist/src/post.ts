@@ -34,7 +34,16 @@ export interface Plan {
   /** Which of `input` are written. */
   written?: (index: number) => boolean;
   /** Sends between two ranks number themselves. */
-  channel?: { id: number; members: readonly number[] };
+  channel?: PairChannel;
+}
+
+/** What is sent from one rank to another. */
+export interface PairChannel {
+  id: number;
+  /** Global ranks: who sends, who receives. */
+  members: readonly number[];
+  /** Its channel on the lane, or -1: through the comm worker. */
+  lane: number;
 }
 
 /** Who calls it, and as which one. */
@@ -65,6 +74,7 @@ function common(plan: Plan, call: Call) {
   return {
     group: call.group,
     groupName: call.groupName,
+    channel: call.channel,
     members: call.members,
     opSeq: call.opSeq,
     code: plan.code,
@@ -126,7 +136,7 @@ export function postToLane(plan: Plan, call: Call, channel: number): Work {
 
 /** @throws DistError if communication has failed or ended */
 export function postToWorker(plan: Plan, call: Call): Work {
-  const { comm, channel, timeoutMs } = call;
+  const { comm, timeoutMs } = call;
   const staged = plan.input.map((x) => stage(x, comm.native));
   const stagedOut = plan.out?.map((x) => stage(x, comm.native)) ?? null;
   const owners = dtypes[call.dtype].scaled ? (staged.length ? staged : (stagedOut ?? [])) : [];
@@ -137,7 +147,6 @@ export function postToWorker(plan: Plan, call: Call): Work {
   try {
     const slot = comm.post({
       ...common(plan, call),
-      channel,
       segments: staged.map((s) => s.region),
       out: stagedOut?.map((s) => s.region) ?? null,
       outBounds: plan.outBounds ?? null,

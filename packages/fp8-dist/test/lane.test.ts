@@ -42,6 +42,26 @@ describe.skipIf(!there)('the lane', () => {
     expect(await runProcesses(3, module, ['crowd', 60])).toEqual([true, true, true]);
   });
 
+  it('keeps sends between neighbours apart and in order', async () => {
+    const right = { before: true, after: true };
+    expect(await runProcesses(3, module, ['pairs', 40])).toEqual([right, right, right]);
+    expect(await runProcesses(2, module, ['pairs', 40])).toEqual([right, right]);
+  });
+
+  it('carries what was sent while both main threads compute', async () => {
+    const right = { arrived: true, all: true };
+    expect(await runProcesses(2, module, ['posted', 3_000_001])).toEqual([right, right]);
+  });
+
+  it('names a send and a receive that differ, on both sides', async () => {
+    for (const { kind, message } of await runProcesses<Ended>(2, module, ['unlike', 1])) {
+      const text =
+        '#1 between ranks 0 and 1 on two: rank (0|1) \\(this one\\) called send\\(f32, (8|9) elements\\), rank (0|1) called send\\(f32, (8|9) elements\\)';
+      expect(`${kind}: ${message}`).toMatch(new RegExp(`^(mismatch|aborted): .*${text}`));
+    }
+    expect((await runProcesses<Ended>(2, module, ['unlike', 0])).map((r) => r.kind)).toEqual(['none', 'none']);
+  });
+
   it('takes what is not damaged (control)', async () => {
     const results = await runProcesses<Ended>(2, module, ['damage', -1]);
     expect(results.map((r) => r.kind)).toEqual(['none', 'none']);

@@ -114,6 +114,17 @@ export function describe(d: Descriptor): string {
   return `${d.code}(${parts.join(', ')})`;
 }
 
+/** Which call it is: "#412 on world", "#3 between ranks 0 and 1 on pp activations". */
+export function describePlace(call: {
+  opSeq: number;
+  channel: number;
+  members: readonly number[];
+  groupName: string;
+}): string {
+  const between = call.channel === 0 ? '' : ` between ranks ${call.members.join(' and ')}`;
+  return `#${call.opSeq}${between} on ${call.groupName}`;
+}
+
 /** True when two ranks called the same; scales may differ. */
 export const agrees = (a: Descriptor, b: Descriptor): boolean =>
   a.code === b.code &&

@@ -8,7 +8,7 @@ import { Link, type LinkHost, slotView } from '../link/link.ts';
 import { type Slot, SlotPool } from '../link/slots.ts';
 import type { CommMath } from '../math/math.ts';
 import type { Transport } from '../transport/transport.ts';
-import { agrees, decodeDescriptor, describe } from './descriptor.ts';
+import { agrees, decodeDescriptor, describe, describePlace } from './descriptor.ts';
 import { Op, type OpHost } from './op.ts';
 import type { OpRequest } from './request.ts';
 
@@ -325,9 +325,7 @@ export class Engine implements LinkHost, OpHost {
 
   /** "allReduce(sum, f32, 8 elements) #412 on world (rank 1 of 4)" */
   opName(op: Op): string {
-    const { groupName, opSeq, channel } = op.request;
-    const number = channel === 0 ? `#${opSeq}` : `#${opSeq} between ranks ${op.request.members.join(' and ')}`;
-    return `${describe(op.descriptor)} ${number} on ${groupName} (rank ${this.rank} of ${this.size})`;
+    return `${describe(op.descriptor)} ${describePlace(op.request)} (rank ${this.rank} of ${this.size})`;
   }
 
   /** What this rank was doing, for messages about others. */

@@ -2,7 +2,7 @@
 // done by the addon (native/comm_lane.h); here are the calls, the waiting with its deadline, and the naming of what went wrong.
 // The comm worker keeps the beats: it ends a wait here through the shared failure word, and learns here where main sleeps.
 import { dtypes } from 'fp8-core';
-import { type Descriptor, decodeDescriptor, describe, opCodes } from '../engine/descriptor.ts';
+import { type Descriptor, decodeDescriptor, describe, describePlace, opCodes } from '../engine/descriptor.ts';
 import { DistError } from '../errors.ts';
 import { slotBytes } from '../link/slots.ts';
 import type { CommAddon, LaneRegion } from '../math/native.ts';
@@ -11,7 +11,7 @@ import type { ToWorker } from '../worker/messages.ts';
 import type { Recorder } from '../worker/recorder.ts';
 import type { LaneWiring } from '../worker/wiring.ts';
 
-/** Most members of a group, and most groups of a rank, on a lane; others go through the comm worker. */
+/** Most members of a group, and most groups and pairs of a rank, on a lane; others go through the comm worker. */
 const maxMembers = 64;
 const maxPlaces = 64;
 /** Bytes of a share that travel in one round, and of a collective that travels with its announcement. */
@@ -27,6 +27,8 @@ const reduceNumbers = { sum: 0, max: 1, min: 2 } as const;
 export interface LaneCall extends Descriptor {
   group: number;
   groupName: string;
+  /** 0, or the two ranks' between which it is a send. */
+  channel: number;
   members: readonly number[];
   opSeq: number;
   inputs: readonly LaneRegion[];
@@ -36,6 +38,7 @@ export interface LaneCall extends Descriptor {
 
 /** A posted collective. */
 export interface LaneOp {
+  /** The channel of the lane that it is on. */
   readonly lane: number;
   readonly call: LaneCall;
   readonly place: number;
@@ -70,21 +73,22 @@ export class Lane {
     addon.laneWatch(wiring.id, host.control.words);
   }
 
-  /** The place in this rank's block that its next group would use; -1: none is left. All members must tell each other. */
+  /** The first place in this rank's block that is free for a group. All members must tell each other. */
   get offer(): number {
-    return this.nextPlace < maxPlaces ? this.nextPlace : -1;
+    return this.nextPlace;
   }
 
   /**
-   * Takes the offered place for a group. All members get the same answer from the same arguments.
-   * @param places what each member offered
+   * Takes a place for a group. All members get the same answer from the same arguments.
+   * @param places of each member: what it offered, or one after it; -1: it has no lane
    * @returns the channel, or -1 if these ranks cannot use the lane together
    */
   join(ranks: readonly number[], places: readonly number[]): number {
     const { connected, id } = this.wiring;
     const together = ranks.every((a) => ranks.every((b) => a === b || connected[a]?.includes(b)));
-    if (!together || ranks.length < 2 || ranks.length > maxMembers || places.some((p) => p < 0)) return -1;
-    this.nextPlace++;
+    const free = places.every((p) => p >= 0 && p < maxPlaces);
+    if (!together || !free || ranks.length < 2 || ranks.length > maxMembers) return -1;
+    this.nextPlace = places[ranks.indexOf(this.host.rank)] + 1;
     return this.addon.laneJoin(id, [...ranks], [...places], chunkBytes, eagerBytes);
   }
 
@@ -106,7 +110,7 @@ export class Lane {
     control.progressed();
     const scales = call.scales.length ? call.scales : null;
     this.addon.lanePost(this.wiring.id, channel, n, call.inputs, call.outputs, bounds, scales);
-    const place = recorder.begin({ ...call, channel: 0 });
+    const place = recorder.begin(call);
     const op = { lane: channel, call, place, startedAt: performance.now() };
     this.inFlight.add(op);
     return op;
@@ -142,7 +146,7 @@ export class Lane {
         const absent = this.absent(op);
         control.setSleep({
           group: call.group,
-          channel: 0,
+          channel: call.channel,
           opSeq: call.opSeq,
           members: call.members,
           absent,
@@ -167,7 +171,7 @@ export class Lane {
   /** "allReduce(sum, f32, 8 elements) #412 on world (rank 1 of 4)" */
   private nameOf({ call }: LaneOp): string {
     const { rank, size } = this.host;
-    return `${describe(call)} #${call.opSeq} on ${call.groupName} (rank ${rank} of ${size})`;
+    return `${describe(call)} ${describePlace(call)} (rank ${rank} of ${size})`;
   }
 
   /** A member called something else, or wrote what no member may write. */
@@ -189,7 +193,7 @@ export class Lane {
     const theirs = describe({ ...other, scales: new Float32Array(Math.min(numScales, 65536)) });
     const hint = mine === theirs ? ' (their shapes or shares differ)' : '';
     const message =
-      `collective #${call.opSeq} on ${call.groupName}: rank ${rank} (this one) called ${mine}, rank ${from} called ${theirs}${hint}. ` +
+      `collective ${describePlace(call)}: rank ${rank} (this one) called ${mine}, rank ${from} called ${theirs}${hint}. ` +
       'All ranks of a group must call the same collectives in the same order';
     return this.fail(op, { failed: { kind: 'mismatch', message, ranks: [rank, from] } }, message);
   }

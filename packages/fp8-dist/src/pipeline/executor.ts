@@ -75,6 +75,10 @@ export class Pipeline {
     this.group = group;
     this.activations = group.split(0, group.rank, `${group.name} activations`) as Group;
     this.gradients = group.split(0, group.rank, `${group.name} gradients`) as Group;
+    const stages = group.ranks.map((_, rank) => rank);
+    const after = (rank: number) => (rank + 1) % group.size;
+    this.activations.openLanes(stages.map((rank) => [rank, after(rank)] as const));
+    this.gradients.openLanes(stages.map((rank) => [after(rank), rank] as const));
   }
 
   /**

@@ -193,16 +193,6 @@ function movement(check: Checks, g: Group, n: number): void {
   );
 
   if (size > 1) {
-    const to = (rank + 1) % size;
-    const from = (rank + size - 1) % size;
-    const { x } = fp8(rank, n, 'e4m3');
-    const came: Packed = { dtype: 'e4m3', data: new Uint8Array(n), scale: 1 };
-    const works = [g.send(x, to), g.recv(came, from)];
-    for (const w of works) w.wait();
-    const want = fp8(from, n, 'e4m3').x;
-    check.equal(`send ${n}`, came.data, want.data);
-    check.equal(`send ${n} scale`, [came.scale as number], [want.scale as number]);
-
     const tensors = [0, 1, 2].map((k) => fp8(rank + k, n + k, 'e4m3').x);
     const owners = [0, 0, size - 1];
     g.gatherFromOwners(tensors, owners).wait();
@@ -220,6 +210,34 @@ function movement(check: Checks, g: Group, n: number): void {
       );
       check.equal(`reduceToOwners ${n} tensor ${k}`, t, want2);
     });
+  }
+}
+
+/** Every rank sends to the next, with and without a channel of their own in shared memory. */
+function sends(check: Checks, g: Group, sizes: readonly number[]): void {
+  const { size, rank } = g;
+  if (size === 1) return;
+  const to = (rank + 1) % size;
+  const from = (rank + size - 1) % size;
+  const onLanes = g.split(0, rank, 'lanes') as Group;
+  onLanes.openLanes(g.ranks.map((_, r) => [r, (r + 1) % size] as const));
+  for (const [name, group] of [
+    ['send', g],
+    ['send on a lane', onLanes],
+  ] as const) {
+    for (const n of sizes) {
+      const { x } = fp8(rank, n, 'e4m3');
+      const came: Packed = { dtype: 'e4m3', data: new Uint8Array(n), scale: 1 };
+      const plain = new Float32Array(n);
+      const works = [group.send(x, to), group.recv(came, from), group.recv(plain, from)];
+      works.push(group.send(floats(rank, n), to));
+      for (const w of works.reverse()) w.wait();
+      const want = fp8(from, n, 'e4m3').x;
+      check.equal(`${name} ${n}`, came.data, want.data);
+      check.equal(`${name} ${n} scale`, [came.scale as number], [want.scale as number]);
+      check.equal(`${name} ${n} leaves what was sent`, x.data, fp8(rank, n, 'e4m3').x.data);
+      check.equal(`${name} ${n} in order`, plain, floats(from, n));
+    }
   }
 }
 
@@ -268,6 +286,7 @@ export default function conformance(comm: Communicator, sizes: number[]): { fail
     reductions(check, comm.world, n);
     movement(check, comm.world, n);
   }
+  sends(check, comm.world, sizes);
   others(check, comm.world);
   return { failures: check.failures.slice(0, 8), count: check.count };
 }

@@ -1,6 +1,6 @@
 // What only the lane promises (test/lane.test.ts), run on each rank.
 import { closeSync, openSync, readdirSync, readFileSync, readlinkSync, writeSync } from 'node:fs';
-import { type Communicator, DistError } from '../../src/index.ts';
+import { type Communicator, DistError, type Group } from '../../src/index.ts';
 
 /** Where this rank's block lies in its memory. */
 function blockAddress(): number {
@@ -64,6 +64,56 @@ const bodies: Record<string, (comm: Communicator, argument: number) => unknown> 
     if (rank === 1) world.recv(token, 0).wait();
     for (const { work } of works.reverse()) work.wait();
     return xs.every((x, i) => x.every((v) => v === (size * (size - 1)) / 2 + size * i)) && (rank > 1 || token[0] === 0);
+  },
+
+  /** More sends in flight than a channel has entries, both ways at once, small and in rounds, waited for backwards. */
+  pairs({ world, rank, size }, count) {
+    const group = world.split(0, rank, 'neighbours') as Group;
+    const after = (rank + 1) % size;
+    const before = (rank + size - 1) % size;
+    group.openLanes(group.ranks.flatMap((_, r) => [[r, (r + 1) % size] as const, [(r + 1) % size, r] as const]));
+    const length = (i: number) => (i % 3 === 0 ? 900_001 : 7 + i);
+    const make = (fill: (i: number) => number) =>
+      Array.from({ length: count }, (_, i) => new Float32Array(length(i)).fill(fill(i)));
+    const [fromBefore, fromAfter] = [make(() => -1), make(() => -1)];
+    const sent = make((i) => 1000 * rank + i);
+    const works = sent.flatMap((x, i) => [
+      group.send(x, after),
+      group.recv(fromAfter[i], after),
+      group.send(x, before),
+      group.recv(fromBefore[i], before),
+    ]);
+    for (const work of works.reverse()) work.wait();
+    const came = (list: Float32Array[], from: number) => list.every((x, i) => x.every((v) => v === 1000 * from + i));
+    return { before: came(fromBefore, before), after: came(fromAfter, after) };
+  },
+
+  /** What rank 0 sends arrives although neither side makes a call after having posted it. */
+  posted({ world, rank }, n) {
+    const group = world.split(0, rank, 'two') as Group;
+    group.openLanes([[0, 1]]);
+    const x = new Float32Array(n).fill(1 - rank);
+    const work = rank === 0 ? group.send(x, 1) : group.recv(x, 0);
+    const limit = performance.now() + 20_000;
+    while ((x[0] !== 1 || x[n - 1] !== 1) && performance.now() < limit);
+    const arrived = x[n - 1] === 1;
+    work.wait();
+    return { arrived, all: x.every((v) => v === 1) };
+  },
+
+  /** Rank 1 expects `more` elements more than rank 0 sends. */
+  unlike({ world, rank }, more) {
+    const group = world.split(0, rank, 'two') as Group;
+    group.openLanes([[0, 1]]);
+    try {
+      if (rank === 0) group.send(new Float32Array(8), 1).wait();
+      else group.recv(new Float32Array(8 + more), 0).wait();
+      world.barrier().wait();
+      return { kind: 'none', ranks: [], message: '' };
+    } catch (error) {
+      if (!(error instanceof DistError)) throw error;
+      return { kind: error.kind, ranks: error.ranks, message: error.message };
+    }
   },
 
   /** Rank 0 damages what it has announced; `place` is an offset in the entry. Before it, three collectives. */
