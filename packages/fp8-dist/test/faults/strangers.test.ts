@@ -115,8 +115,11 @@ describe('strangers', { timeout: times(120_000, 1_800_000) }, () => {
       for (const s of [a, b]) s.on('error', () => {}).on('close', () => [a, b].map((x) => x.destroy()));
     });
     await new Promise<void>((resolve) => tap.listen(0, '127.0.0.1', resolve));
-    await knock(`tcp://127.0.0.1:${(tap.address() as { port: number }).port}`, own, 1);
+    const member = new zmq.Push({ linger: 0, ...own });
+    member.connect(`tcp://127.0.0.1:${(tap.address() as { port: number }).port}`);
+    await member.send(Buffer.alloc(headerBytes, 7));
     while (!pair.engines[0].dropped.malformed) await pause(5);
+    member.close();
     tap.close();
     expect(recorded.length).toBeGreaterThan(400);
     for (let i = 0; i < tries; i += 20) {
