@@ -6,144 +6,36 @@
 //   node build.mjs --report        compiles for the device and prints what each kernel uses: registers, shared memory, spills
 //   --verbose                      says what it does
 //   FP8_CUDA_ARCHS=90a             for one chip only: a quarter of the time
-//
-// Objects are cached by a hash of compiler, flags, source and every header it includes.
-import { execFile, spawnSync } from 'node:child_process';
-import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
-import { basename, dirname, join, relative, resolve } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { readFileSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { findCompiler, findHostCompiler } from '../../tools/lib/compiler.mjs';
+import { NativeBuild } from '../../tools/lib/native_build.mjs';
 
-const here = dirname(fileURLToPath(import.meta.url));
-const native = join(here, 'native');
-const shared = resolve(here, '../fp8-kernels/native');
-const out = join(here, 'build');
+const build = new NativeBuild(import.meta.url);
 const has = (flag) => process.argv.includes(flag);
-const verbose = has('--verbose');
-const jobs = 2;
-
-const say = (line) => verbose && console.log(line);
-function fail(line) {
-  console.error(line);
-  process.exit(1);
-}
-
-function versionOf(name) {
-  const run = spawnSync(name, ['--version'], { encoding: 'utf8' });
-  return run.status === 0 ? { name, version: run.stdout.trim().split('\n').slice(-2).join(' ') } : null;
-}
-
-/** The first host compiler that runs: CXX, else g++, clang++, c++. */
-function findHost() {
-  for (const name of process.env.CXX ? [process.env.CXX] : ['g++', 'clang++', 'c++']) {
-    const found = versionOf(name);
-    if (found) return found;
-  }
-  return null;
-}
 
 /** nvcc: NVCC, CUDA_HOME, CUDA_PATH, the usual folders, PATH. */
 function findNvcc() {
-  if (process.env.NVCC) return versionOf(process.env.NVCC);
+  if (process.env.NVCC) return findCompiler([process.env.NVCC]);
   const homes = [process.env.CUDA_HOME, process.env.CUDA_PATH, '/usr/local/cuda'].filter(Boolean);
-  for (const name of [...homes.map((home) => join(home, 'bin/nvcc')), 'nvcc']) {
-    const found = versionOf(name);
-    if (found) return found;
-  }
-  return null;
+  return findCompiler([...homes.map((home) => join(home, 'bin/nvcc')), 'nvcc']);
 }
 
-/** Headers of ours that a file includes, directly or not. */
-function headersOf(file, seen = new Set()) {
-  for (const [, name] of readFileSync(file, 'utf8').matchAll(/^\s*#\s*include\s+"([^"]+)"/gm)) {
-    const path = [resolve(dirname(file), name), join(shared, name), join(native, name)].find((p) => existsSync(p));
-    if (!path || seen.has(path)) continue;
-    seen.add(path);
-    headersOf(path, seen);
-  }
-  return seen;
-}
-
-function run(command, args) {
-  return new Promise((done) => {
-    execFile(command, args, { maxBuffer: 1 << 28 }, (error, stdout, stderr) =>
-      done({ ok: !error, text: stdout + stderr }),
-    );
-  });
-}
-
-/** Compiles unless an object of the same hash exists; returns its path. What the compiler said lies beside it. */
-async function compile({ compiler, flags, kind, language }, file) {
-  const hash = createHash('sha256').update(JSON.stringify([compiler, flags, language]));
-  for (const path of [file, ...[...headersOf(file)].sort()])
-    hash.update(relative(here, path)).update(readFileSync(path));
-  const stem = relative(native, file).replaceAll(/[/.]/g, '_');
-  const object = join(out, kind, `${stem}-${hash.digest('hex').slice(0, 16)}.o`);
-  if (existsSync(object)) return object;
-  for (const name of readdirSync(join(out, kind)))
-    if (name.replace(/-[0-9a-f]{16}\.\w+$/, '') === stem) rmSync(join(out, kind, name), { force: true });
-  const aside = `${object}.tmp-${process.pid}.o`;
-  const start = Date.now();
-  const result = await run(compiler.name, [...flags, ...language(file), '-c', file, '-o', aside]);
-  if (!result.ok) {
-    rmSync(aside, { force: true });
-    console.error(result.text);
-    fail(`cuda-backend: ${compiler.name} could not compile ${relative(process.cwd(), file)}`);
-  }
-  const warnings = result.text.split('\n').filter((line) => /\bwarning\b/i.test(line));
-  if (warnings.length) console.error(warnings.join('\n'));
-  writeFileSync(object.replace(/\.o$/, '.txt'), result.text);
-  renameSync(aside, object);
-  say(`compiled ${basename(file)} in ${((Date.now() - start) / 1000).toFixed(1)} s`);
-  return object;
-}
-
-async function compileAll(tool, files) {
-  mkdirSync(join(out, tool.kind), { recursive: true });
-  const objects = new Map();
-  const queue = [...files].sort((a, b) => statSync(b).size - statSync(a).size);
-  const worker = async () => {
-    for (let file = queue.shift(); file; file = queue.shift()) objects.set(file, await compile(tool, file));
-  };
-  await Promise.all(Array.from({ length: jobs }, worker));
+/** Compiles what all devices share and the files of one folder, the large ones first; objects in the files' order. */
+async function compile(tool, folder) {
+  const files = [...build.sources(/\.(cu|cc)$/), ...build.sources(/\.(cu|cc)$/, folder)];
+  const objects = await build.compile(
+    tool,
+    files.toSorted((a, b) => statSync(b).size - statSync(a).size),
+  );
   return files.map((file) => objects.get(file));
 }
 
-async function link(compiler, target, args) {
-  const aside = `${target}.tmp-${process.pid}`;
-  const result = await run(compiler.name, ['-o', aside, ...args]);
-  if (!result.ok) {
-    rmSync(aside, { force: true });
-    console.error(result.text);
-    fail(`cuda-backend: ${compiler.name} could not link ${relative(process.cwd(), target)}`);
-  }
-  renameSync(aside, target);
-  say(`linked ${relative(process.cwd(), target)}`);
-}
-
-function nodeHeaders() {
-  try {
-    return createRequire(import.meta.url)('node-api-headers').include_dir;
-  } catch {
-    return fail('cuda-backend: the package node-api-headers is missing; run `npm ci` in the repository root');
-  }
-}
-
-const filesIn = (folder, pattern) =>
-  existsSync(folder)
-    ? readdirSync(folder)
-        .filter((name) => pattern.test(name))
-        .sort()
-        .map((name) => join(folder, name))
-    : [];
-const includes = () => [nodeHeaders()].flatMap((folder) => ['-I', folder]);
-
 async function buildSim() {
-  const compiler = findHost();
-  if (!compiler) fail('cuda-backend: no C++ compiler (g++, clang++, c++; or set CXX), so no simulated device');
-  say(`simulator: ${compiler.version}`);
-  const flags = [
+  const compiler = findHostCompiler();
+  if (!compiler) build.fail('no C++ compiler (g++, clang++, c++; or set CXX), so no simulated device');
+  build.say(`simulator: ${compiler.version}`);
+  const common = [
     '-std=c++17',
     '-O2',
     '-fPIC',
@@ -155,12 +47,11 @@ async function buildSim() {
     '-Wno-unknown-pragmas',
     '-Wno-unused-function',
     '-DFP8_SIM',
-    ...includes(),
+    ...build.includes(),
   ];
-  const language = (file) => (file.endsWith('.cu') ? ['-x', 'c++'] : []);
-  const files = [...filesIn(native, /\.(cu|cc)$/), ...filesIn(join(native, 'sim'), /\.(cu|cc)$/)];
-  const objects = await compileAll({ compiler, flags, kind: 'sim', language }, files);
-  await link(compiler, join(out, 'cuda_sim.node'), ['-shared', '-Wl,-z,nodelete', ...objects, '-lpthread', '-ldl']);
+  const flags = (file) => [...common, ...(file.endsWith('.cu') ? ['-x', 'c++'] : [])];
+  const objects = await compile({ compiler, flags, kind: 'sim' }, 'sim');
+  await build.link(compiler, 'cuda_sim.node', ['-shared', '-Wl,-z,nodelete', ...objects, '-lpthread', '-ldl']);
 }
 
 /** One binary for Ampere, Ada and Hopper, and PTX for what comes after; or only what FP8_CUDA_ARCHS=90a names. */
@@ -169,11 +60,9 @@ const targets = process.env.FP8_CUDA_ARCHS?.split(',') ?? ['80', '89', '90a'];
 async function buildDevice({ linked }) {
   const compiler = findNvcc();
   if (!compiler)
-    fail(
-      'cuda-backend: no nvcc (NVCC, CUDA_HOME, CUDA_PATH, /usr/local/cuda, PATH); install the CUDA toolkit 12.0 or newer',
-    );
-  say(`device: ${compiler.version}`);
-  const flags = [
+    build.fail('no nvcc (NVCC, CUDA_HOME, CUDA_PATH, /usr/local/cuda, PATH); install the CUDA toolkit 12.0 or newer');
+  build.say(`device: ${compiler.version}`);
+  const common = [
     '-std=c++17',
     '-O3',
     '-fmad=false', // what may be contracted says so: math::mulAdd
@@ -182,19 +71,13 @@ async function buildDevice({ linked }) {
     '-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra,-Wno-unused-function,-Wno-unknown-pragmas,-ffp-contract=off',
     ...targets.flatMap((t) => [`-gencode=arch=compute_${t},code=sm_${t}`]),
     ...(process.env.FP8_CUDA_ARCHS ? [] : ['-gencode=arch=compute_90,code=compute_90']),
-    ...includes(),
+    ...build.includes(),
   ];
-  const language = (file) => (file.endsWith('.cc') ? ['-x', 'cu'] : []); // they include device.h too
-  const files = [...filesIn(native, /\.(cu|cc)$/), ...filesIn(join(native, 'cuda'), /\.(cu|cc)$/)];
-  const objects = await compileAll({ compiler, flags, kind: 'device', language }, files);
-  if (linked)
-    await link(compiler, join(out, 'cuda_backend.node'), [
-      '-shared',
-      '-cudart=static',
-      '-Xlinker=-z,nodelete',
-      ...objects,
-      '-ldl',
-    ]);
+  // Files of C++ include device.h too.
+  const flags = (file) => [...common, ...(file.endsWith('.cc') ? ['-x', 'cu'] : [])];
+  const objects = await compile({ compiler, flags, kind: 'device' }, 'cuda');
+  const runtime = ['-cudart=static', '-Xlinker=-z,nodelete'];
+  if (linked) await build.link(compiler, 'cuda_backend.node', ['-shared', ...runtime, ...objects, '-ldl']);
   return objects.map((object) => readFileSync(object.replace(/\.o$/, '.txt'), 'utf8')).join('\n');
 }
 
@@ -227,39 +110,10 @@ function report(text) {
   return spills;
 }
 
-/** Two builds of one kind at once would write the same files: the second waits, unless the first is gone. */
-async function locked(kind, work) {
-  mkdirSync(out, { recursive: true });
-  const lock = join(out, `lock-${kind}`);
-  for (let waited = 0; ; waited++) {
-    try {
-      writeFileSync(lock, String(process.pid), { flag: 'wx' });
-      break;
-    } catch {
-      if (!isAlive(lock)) rmSync(lock, { force: true });
-      if (waited > 9000) fail(`cuda-backend: another build holds ${lock}; remove it if none runs`);
-      await new Promise((done) => setTimeout(done, 100));
-    }
-  }
-  process.on('exit', () => rmSync(lock, { force: true }));
-  await work();
-  rmSync(lock, { force: true });
-}
-
-/** Whether the process that wrote a lock still runs. */
-function isAlive(lock) {
-  try {
-    process.kill(Number(readFileSync(lock, 'utf8')) || process.pid, 0);
-    return true;
-  } catch {
-    return false;
-  }
-}
-
 const both = !has('--sim') && !has('--device') && !has('--report');
-if (has('--sim') || (both && findHost())) await locked('sim', buildSim);
-if (has('--device') || (both && findNvcc())) await locked('device', () => buildDevice({ linked: true }));
+if (has('--sim') || (both && findHostCompiler())) await build.locked('sim', buildSim);
+if (has('--device') || (both && findNvcc())) await build.locked('device', () => buildDevice({ linked: true }));
 if (has('--report'))
-  await locked('device', async () => {
+  await build.locked('device', async () => {
     if (report(await buildDevice({ linked: false })) > 0) process.exitCode = 1;
   });

@@ -24,11 +24,16 @@ export function tryLock(path) {
   }
 }
 
-/** Waits for the lock. @param onWait called once if another process has it */
-export async function lock(path, onWait) {
+/**
+ * Waits for the lock.
+ * @param onWait called once if another process has it
+ * @returns as `tryLock`; undefined if another process has kept it for so many minutes
+ */
+export async function lock(path, { minutes, onWait }) {
+  const deadline = performance.now() + minutes * 60_000;
   for (let waited = 0; ; waited++) {
     const unlock = tryLock(path);
-    if (unlock) return unlock;
+    if (unlock || performance.now() > deadline) return unlock;
     if (waited === 0) onWait?.();
     await sleep(200);
   }

@@ -5,10 +5,11 @@
 //   dist       tsc -b, which knows by itself what changed
 //
 // A lock makes it safe to run `npm start` and `npm test` at the same time.
-import { spawn, spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { arch } from 'node:os';
 import { join } from 'node:path';
+import { findHostCompiler } from './compiler.mjs';
 import { lock } from './lock.mjs';
 import { root } from './root.mjs';
 import { hashOf, readStamp, writeStamp } from './stamp.mjs';
@@ -26,10 +27,13 @@ export class SetUpError extends Error {}
  * Brings the clone up to date.
  * @param install false leaves node_modules as it is
  * @returns {Promise<{native: boolean, dist: boolean}>} whether the native backend and the compiled packages are there
- * @throws SetUpError if packages cannot be installed
+ * @throws SetUpError if packages cannot be installed, or another set-up does not end
  */
 export async function setUp({ install = true } = {}) {
-  const unlock = await lock(at('.setup.lock'), () => say('waiting for another set-up of this folder to end'));
+  const path = at('.setup.lock');
+  const onWait = () => say('waiting for another set-up of this folder to end');
+  const unlock = await lock(path, { minutes: 60, onWait });
+  if (!unlock) throw new SetUpError(`another set-up has held ${path} for an hour; remove it if none runs`);
   try {
     if (install) await installPackages();
     return { native: await buildNative(), dist: await buildDist() };
@@ -86,28 +90,27 @@ function explainNpm(text) {
   return `npm ci failed: ${(last.slice(0, 3).join(' ') || text.trim().slice(-300)).replaceAll(/npm (error|ERR!) ?/g, '')}`;
 }
 
+const nativeSources = [
+  'packages/cpu-backend/native',
+  'packages/cpu-backend/build.mjs',
+  'packages/fp8-kernels/native',
+  'tools/lib/native_build.mjs',
+];
+
 /** What the addon is made of, as one hash; changes when it must be built again. */
 export function nativeHash() {
-  const sources = ['packages/cpu-backend/native', 'packages/cpu-backend/build.mjs', 'packages/fp8-kernels/native'];
+  const { name = '', version = '' } = findHostCompiler() ?? {};
   return hashOf(
-    sources.map((path) => at(path)),
-    [compiler()?.version ?? '', arch()],
+    nativeSources.map((path) => at(path)),
+    [name, version, arch()],
   );
 }
 
 /** `built HASH`, `stale` or `none`: what tests of native code depend on. */
 export const nativeState = () => (existsSync(addon) ? `built ${readStamp(nativeStamp)}` : 'none');
 
-function compiler() {
-  for (const name of process.env.CXX ? [process.env.CXX] : ['g++', 'clang++', 'c++']) {
-    const { status, stdout } = spawnSync(name, ['--version'], { encoding: 'utf8' });
-    if (status === 0) return { name, version: `${name} ${stdout.split('\n')[0]}` };
-  }
-  return undefined;
-}
-
 async function buildNative() {
-  if (compiler() === undefined) {
+  if (!findHostCompiler()) {
     const what = existsSync(addon) ? 'the native backend stays as it was built' : 'the slow reference backend is used';
     say(`no C++ compiler found, so ${what} (Debian and Ubuntu: apt-get install g++)`);
     return existsSync(addon);

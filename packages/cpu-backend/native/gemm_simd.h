@@ -150,7 +150,7 @@ constexpr int perLine(Kind kind) { return int(4 / bytesOf(kind)); }
 template <class S, Kind kind> FP8_INLINE void loadLine(const void* p, typename S::F* out) {
   if constexpr (kind == kE4m3 || kind == kE5m2) S::template loadLineFp8<kind>(p, out);
   else {
-    FP8_UNROLL for (int i = 0; i < perLine(kind); ++i)
+    for (int i = 0; i < perLine(kind); ++i)
       out[i] = loadElements<S, kind>(static_cast<const char*>(p) + i * S::width * bytesOf(kind));
   }
 }
