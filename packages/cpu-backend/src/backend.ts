@@ -1,36 +1,13 @@
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
-import {
-  type Backend,
-  type BackendMemory,
-  bindKernels,
-  type DType,
-  dtypes,
-  type NativeKernels,
-  UserError,
-} from 'fp8-core';
+import { type Backend, type NativeAddon, nativeBackend, type Profile, UserError } from 'fp8-core';
 
-interface Addon {
-  alloc(dtype: number, size: number): number;
-  view(handle: number, offset: number, size: number): number;
-  free(handle: number): void;
-  write(handle: number, bytes: ArrayBufferView): void;
-  read(handle: number, into: ArrayBufferView): void;
-  writeScale(handle: number, block: Float32Array): void;
-  readScale(handle: number, block: Float32Array): void;
-  copy(to: number, from: number): void;
-  memory(): BackendMemory;
-  resetPeak(): void;
-  trim(): void;
-  synchronize(): void;
-  profile(): Record<string, [calls: number, ms: number]>;
-  resetProfile(): void;
+interface Addon extends NativeAddon {
   describe(): { isa: string; threads: number; error?: string };
   setThreads(threads: number): void;
   peakGflops(bf16: number, seconds: number): number;
   copyGBs(seconds: number): number;
-  kernels: NativeKernels;
 }
 
 /** The CPU backend adds what only a CPU can tell to the common interface. */
@@ -44,7 +21,7 @@ export interface CpuBackend extends Backend {
   /** Copy bandwidth now, all threads, in GB/s (bytes read + written). */
   copyGBs(seconds?: number): number;
   /** Calls and milliseconds of each kernel since the last reset. */
-  profile(): Record<string, [calls: number, ms: number]>;
+  profile(): Profile;
   resetProfile(): void;
 }
 
@@ -84,6 +61,7 @@ function load(): CpuBackend {
   const about = addon.describe();
   if (about.error) throw new UserError(`cpu-backend: ${about.error}`);
   return {
+    ...nativeBackend(addon),
     name: 'cpu',
     isa: about.isa,
     get threads() {
@@ -93,27 +71,10 @@ function load(): CpuBackend {
       const { isa, threads } = addon.describe();
       return `cpu (${isa}, ${threads} thread${threads === 1 ? '' : 's'})`;
     },
-    alloc: (dtype: DType, size: number) => addon.alloc(dtypes[dtype].code, size),
-    view: addon.view,
-    free: addon.free,
-    write: addon.write,
-    read: addon.read,
-    copy: addon.copy,
-    readScale(handle) {
-      const block = new Float32Array(4);
-      addon.readScale(handle, block);
-      return block;
-    },
-    writeScale: addon.writeScale,
-    synchronize: addon.synchronize,
-    memory: addon.memory,
-    resetPeak: addon.resetPeak,
-    trim: addon.trim,
     setThreads: addon.setThreads,
     peakGflops: (arithmetic, seconds = 0.2) => addon.peakGflops(arithmetic === 'bf16' ? 1 : 0, seconds),
     copyGBs: (seconds = 0.2) => addon.copyGBs(seconds),
     profile: addon.profile,
     resetProfile: addon.resetProfile,
-    kernels: bindKernels(addon.kernels),
   };
 }

@@ -1,15 +1,7 @@
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
-import {
-  type Backend,
-  type BackendMemory,
-  bindKernels,
-  type DType,
-  dtypes,
-  type NativeKernels,
-  UserError,
-} from 'fp8-core';
+import { type Backend, type NativeAddon, nativeBackend, type Profile, UserError } from 'fp8-core';
 
 interface Description {
   error?: string;
@@ -41,29 +33,16 @@ export interface GemmCounts {
   own: number;
 }
 
-interface Addon {
-  alloc(dtype: number, size: number): number;
-  view(handle: number, offset: number, size: number): number;
-  free(handle: number): void;
-  write(handle: number, bytes: ArrayBufferView): void;
-  read(handle: number, into: ArrayBufferView): void;
-  writeScale(handle: number, block: Float32Array): void;
-  readScale(handle: number, block: Float32Array): void;
-  copy(to: number, from: number): void;
-  memory(): BackendMemory;
-  resetPeak(): void;
-  trim(): void;
-  synchronize(): void;
+interface Addon extends NativeAddon {
   describe(): Description;
   graphs(): GraphStats;
   useGraphs(on: number): void;
   gemms(): GemmCounts;
   ownGemm(on: number): void;
-  times(): Record<string, [calls: number, ms: number]>;
+  times(): Profile;
   resetTimes(): void;
   races?(on: number, seed: number): void;
   faulty?(kind: string): void;
-  kernels: NativeKernels;
 }
 
 /** The CUDA backend adds what only a device can tell to the common interface. */
@@ -77,7 +56,7 @@ export interface CudaBackend extends Backend {
   /** FP8 tensor cores; without them FP8 operands are decoded to BF16. */
   readonly fp8: boolean;
   /** With FP8_CUDA_TIMES=1: calls and device milliseconds of each launch since the last reset. */
-  profile?(): Record<string, [calls: number, ms: number]>;
+  profile?(): Profile;
   resetProfile?(): void;
   /** Where cuBLASLt was found; or what was looked for, and that our own products are used instead. */
   readonly cublaslt: string;
@@ -138,6 +117,7 @@ function load(): CudaBackend {
   const capability = `${about.major}.${about.minor}`;
   const fp8 = about.fp8 !== 0;
   return {
+    ...nativeBackend(addon),
     name: 'cuda',
     simulated: isSimulated(),
     device: about.device,
@@ -148,22 +128,6 @@ function load(): CudaBackend {
       const units = fp8 ? 'FP8 tensor cores' : 'no FP8 tensor cores: FP8 operands are decoded to BF16';
       return `cuda (${about.device}${gigabytes}, compute capability ${capability}, ${units}, CUDA ${versionOf(about.runtime)})`;
     },
-    alloc: (dtype: DType, size: number) => addon.alloc(dtypes[dtype].code, size),
-    view: addon.view,
-    free: addon.free,
-    write: addon.write,
-    read: addon.read,
-    copy: addon.copy,
-    readScale(handle) {
-      const block = new Float32Array(4);
-      addon.readScale(handle, block);
-      return block;
-    },
-    writeScale: addon.writeScale,
-    synchronize: addon.synchronize,
-    memory: addon.memory,
-    resetPeak: addon.resetPeak,
-    trim: addon.trim,
     ...(process.env.FP8_CUDA_TIMES === '1' ? { profile: addon.times, resetProfile: addon.resetTimes } : {}),
     cublaslt: about.cublaslt || `${about.cublasltError}; until then our own, slower products are used`,
     graphs: addon.graphs,
@@ -185,6 +149,5 @@ function load(): CudaBackend {
     keepsCasts: true,
     // Half the bytes of the widest tensor that a step writes and reads; e4m3 has 3 of bf16's 7 bits.
     wideGradient: 'bf16',
-    kernels: bindKernels(addon.kernels),
   };
 }

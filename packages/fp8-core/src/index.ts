@@ -1,4 +1,5 @@
 export * from './backend.ts';
+export * from './backends/native.ts';
 export * from './backends/null.ts';
 export * from './backends/reference.ts';
 export {

@@ -1,5 +1,5 @@
 // Training steps on random tokens, taken apart: by phase as the trainer times them, and by kernel as the backend counts them.
-import { type Backend, ledger, modelContext, recipeNamed, UserError } from 'fp8-core';
+import { type Backend, ledger, modelContext, type Profile, recipeNamed, UserError } from 'fp8-core';
 import { checkConfig, countParameters, Gpt, type GptConfig, presets } from 'fp8-models';
 import { AdamW } from 'fp8-optim';
 import {
@@ -149,7 +149,7 @@ export function measureStep(options: StepOptions): StepResult {
 }
 
 interface Profiled extends Backend {
-  profile(): Record<string, [calls: number, ms: number]>;
+  profile(): Profile;
   resetProfile(): void;
   peakGflops?(arithmetic: 'bf16' | 'f32', seconds?: number): number;
 }
