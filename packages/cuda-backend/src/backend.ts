@@ -99,9 +99,9 @@ const versionOf = (v: number): string => `${Math.floor(v / 1000)}.${Math.floor((
 function load(): CudaBackend {
   const path = cudaAddonPath();
   const build = `node packages/cuda-backend/build.mjs --${isSimulated() ? 'sim' : 'device'}`;
+  const other = isSimulated() ? '' : '; or use --device cpu, or FP8_CUDA=sim for the simulated device';
   if (!existsSync(path)) {
     const needs = isSimulated() ? 'a C++ compiler' : 'nvcc of the CUDA toolkit, 12.0 or newer';
-    const other = isSimulated() ? '' : '; or use --device cpu, or FP8_CUDA=sim for the simulated device';
     throw new UserError(`device cuda: ${path} is not there; run \`${build}\` (needs ${needs})${other}`);
   }
   let addon: Addon;
@@ -113,7 +113,7 @@ function load(): CudaBackend {
     );
   }
   const about = addon.describe();
-  if (about.error) throw new UserError(`device cuda: ${about.error}`);
+  if (about.error) throw new UserError(`device cuda: ${about.error}${other}`);
   const capability = `${about.major}.${about.minor}`;
   const fp8 = about.fp8 !== 0;
   return {
