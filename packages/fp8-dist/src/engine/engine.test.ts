@@ -1,9 +1,9 @@
 import { describe, expect, it, vi } from 'vitest';
 import { DistError } from '../errors.ts';
-import { SlotPool, slotBytes } from '../link/slots.ts';
-import { plainMath } from '../math/plain.ts';
+import { type Engines, post, startEngines, wrongAt } from '../../test/engines.ts';
+import { random } from '../../test/mutate.ts';
+import { slotBytes } from '../link/slots.ts';
 import { memoryTransports, type Mischief } from '../transport/memory.ts';
-import { Engine } from './engine.ts';
 import type { OpRequest } from './request.ts';
 
 /** Small slots, so that little data makes many chunks; before anything reads the size. */
@@ -11,122 +11,44 @@ vi.hoisted(() => {
   process.env.FP8_SLOT_BYTES = '16384';
 });
 
-interface Job {
-  engines: Engine[];
-  done: number[][];
-  failures: (DistError | null)[];
+interface Job extends Engines {
   /** Runs until every rank has `count` operations done, or all have failed. */
   until(count: number): Promise<void>;
-  stop(): void;
 }
 
-function job(size: number, mischief?: Mischief, poolSize = 8): Job {
-  const done: number[][] = Array.from({ length: size }, () => []);
-  const failures: (DistError | null)[] = Array(size).fill(null);
-  const engines = memoryTransports(size, mischief).map(
-    (transport, rank) =>
-      new Engine({
-        transport,
-        generation: 7,
-        math: plainMath,
-        pool: new SlotPool(poolSize),
-        onDone: (r) => done[rank].push(r.id),
-        onFailed: (error) => {
-          failures[rank] = error;
-        },
-      }),
-  );
-  const timer = setInterval(() => {
-    for (const e of engines) e.tick();
-  }, 10);
+function job(size: number, mischief?: Mischief, slots = 8): Job {
+  const running = startEngines(memoryTransports(size, mischief), slots);
+  const { engines, done } = running;
   return {
-    engines,
-    done,
-    failures,
+    ...running,
     async until(count) {
       const limit = performance.now() + 60_000;
       while (performance.now() < limit) {
-        if (engines.every((e, r) => e.failure || done[r].length >= count)) return;
+        if (engines.every((e, r) => e.failure || done[r].size >= count)) return;
         await new Promise((r) => setImmediate(r));
       }
-      throw new Error(`stuck: ${done.map((d) => d.length)} done, ${engines.map((e) => e.doing())}`);
+      throw new Error(`stuck: ${done.map((d) => d.size)} done, ${engines.map((e) => e.doing())}`);
     },
-    stop: () => clearInterval(timer),
   };
 }
 
-function allReduce(
-  rank: number,
-  size: number,
-  id: number,
-  n: number,
-  change: Partial<OpRequest> = {},
-): { request: OpRequest; data: Float32Array } {
-  const data = Float32Array.from({ length: n }, (_, i) => rank + id + (i % 13));
-  const bounds = Array.from({ length: size + 1 }, (_, i) => Math.floor((n * i) / size));
-  const request: OpRequest = {
-    id,
-    group: 0,
-    groupName: 'world',
-    channel: 0,
-    opSeq: id,
-    members: Array.from({ length: size }, (_, i) => i),
-    code: 'allReduce',
-    dtype: 'f32',
-    reduce: 'sum',
-    mean: false,
-    steps: false,
-    range: 'fit',
-    root: 0,
-    segments: [new Uint8Array(data.buffer)],
-    out: null,
-    bounds,
-    outBounds: null,
-    shape: n,
-    scales: new Float32Array(0),
-    timeoutMs: 60_000,
-    ...change,
-  };
-  return { request, data };
-}
-
-const expected = (size: number, id: number, i: number) => (size * (size - 1)) / 2 + size * (id + (i % 13));
 /** Several chunks for each of three ranks. */
 const large = Math.floor((slotBytes / 4) * 7.3);
-
-function xorshift(seed: number): () => number {
-  let x = seed;
-  return () => {
-    x ^= x << 13;
-    x ^= x >>> 17;
-    x ^= x << 5;
-    return (x >>> 0) / 2 ** 32;
-  };
-}
 
 describe('engine', () => {
   it('does not lock up when chunks outnumber the slots', async () => {
     const j = job(3, undefined, 4);
-    const sent = j.engines.map((e, rank) =>
-      [1, 2].map((id) => {
-        const op = allReduce(rank, 3, id, large);
-        e.post(op.request);
-        return op.data;
-      }),
-    );
+    const sent = j.engines.map((e) => [1, 2].map((id) => post(e, id, large)));
     await j.until(2);
     j.stop();
-    for (const [a, b] of sent) {
-      expect(a[large - 1]).toBe(expected(3, 1, large - 1));
-      expect(b[0]).toBe(expected(3, 2, 0));
-    }
+    for (const datas of sent) expect(datas.map((data, k) => wrongAt(data, k + 1, 3))).toEqual([-1, -1]);
   });
 
   it('repairs lost, doubled and damaged messages to the bit', async () => {
-    const random = xorshift(20231);
+    const next = random(20231);
     const counts = { lost: 0, doubled: 0, damaged: 0 };
     const mischief: Mischief = (parts) => {
-      const r = random();
+      const r = next();
       if (r < 0.08) {
         counts.lost++;
         return [];
@@ -137,8 +59,8 @@ describe('engine', () => {
       }
       if (r < 0.22) {
         counts.damaged++;
-        const part = parts[Math.floor(random() * parts.length)];
-        part[Math.floor(random() * part.length)] ^= 1 << Math.floor(random() * 8);
+        const part = parts[Math.floor(next() * parts.length)];
+        part[Math.floor(next() * part.length)] ^= 1 << Math.floor(next() * 8);
       }
       return [parts];
     };
@@ -147,9 +69,7 @@ describe('engine', () => {
     for (let id = 1; id <= 20; id++) {
       const n = id % 3 === 0 ? large : 1000 + id;
       j.engines.forEach((e, rank) => {
-        const op = allReduce(rank, 3, id, n);
-        datas[rank].push(op.data);
-        e.post(op.request);
+        datas[rank].push(post(e, id, n));
       });
       await j.until(id);
     }
@@ -157,8 +77,7 @@ describe('engine', () => {
     expect(j.failures).toEqual([null, null, null]);
     for (const own of datas) {
       own.forEach((data, k) => {
-        const bad = data.findIndex((v, i) => v !== expected(3, k + 1, i));
-        expect(bad, `operation ${k + 1}`).toBe(-1);
+        expect(wrongAt(data, k + 1, 3), `operation ${k + 1}`).toBe(-1);
       });
     }
     expect(Math.min(counts.lost, counts.doubled, counts.damaged)).toBeGreaterThan(5);
@@ -175,8 +94,8 @@ describe('engine', () => {
   for (const [what, change] of disagreements) {
     it(`names both sides when one rank calls ${what}`, async () => {
       const j = job(2);
-      j.engines[0].post(allReduce(0, 2, 1, 100).request);
-      j.engines[1].post(allReduce(1, 2, 1, 100, change).request);
+      post(j.engines[0], 1, 100);
+      post(j.engines[1], 1, 100, change);
       await j.until(1);
       j.stop();
       for (const f of j.failures) {
@@ -190,7 +109,7 @@ describe('engine', () => {
 
   it('says at the deadline which rank has not come', async () => {
     const j = job(3);
-    for (const rank of [0, 2]) j.engines[rank].post(allReduce(rank, 3, 1, 10, { timeoutMs: 50 }).request);
+    for (const rank of [0, 2]) post(j.engines[rank], 1, 10, { timeoutMs: 50 });
     while (!j.engines[0].failure || !j.engines[2].failure) await new Promise((r) => setImmediate(r));
     j.stop();
     expect(j.failures[0]?.kind).toBe('timeout');
@@ -204,18 +123,14 @@ describe('engine', () => {
     const other = job(2);
     other.engines[0].transport.send = (_to, parts) => j.engines[1].message([...parts], -1);
     Object.assign(other.engines[0], { generation: 8 });
-    other.engines[0].post(allReduce(0, 2, 1, 10).request);
+    post(other.engines[0], 1, 10);
     j.engines[1].message([Buffer.alloc(10)], -1);
     j.engines[1].message([], -1);
     expect(j.engines[1].dropped).toEqual({ malformed: 2, foreign: 1 });
-    const ops = j.engines.map((e, rank) => {
-      const op = allReduce(rank, 2, 1, 10);
-      e.post(op.request);
-      return op.data;
-    });
+    const datas = j.engines.map((e) => post(e, 1, 10));
     await j.until(1);
     j.stop();
     other.stop();
-    expect(ops[0][3]).toBe(expected(2, 1, 3));
+    for (const data of datas) expect(wrongAt(data, 1)).toBe(-1);
   });
 });

@@ -14,9 +14,10 @@ import { curveKeys, newJobKey } from '../../src/rendezvous/security.ts';
 import { meet, version } from '../../src/rendezvous/store.ts';
 import { serveZap, type ZapHandler } from '../../src/rendezvous/zap.ts';
 import { bindInbox } from '../../src/transport/zeromq.ts';
+import { post, wrongAt } from '../engines.ts';
 import { freePort } from '../processes.ts';
 import { ownTmp, times } from '../jobs.ts';
-import { pairOverTcp, post, wrongAt } from '../wire.ts';
+import { pairOverTcp } from '../wire.ts';
 
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 const tries = times(20, 1000);

@@ -1,7 +1,8 @@
 // F4, F5 on real sockets of one process: connections cut through a proxy, silence on the wire. Between machines: network.test.ts.
 import { describe, expect, it } from 'vitest';
+import { post, wrongAt } from '../engines.ts';
 import { times } from '../jobs.ts';
-import { pairOverTcp, post, wrongAt } from '../wire.ts';
+import { pairOverTcp } from '../wire.ts';
 
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -50,7 +51,7 @@ describe('on the wire', { timeout: times(120_000, 3_600_000) }, () => {
 
     for (const p of pair.proxies) p.hold(true);
     const start = performance.now();
-    for (const e of pair.engines) post(e, 3, 1000, 1000);
+    for (const e of pair.engines) post(e, 3, 1000, { timeoutMs: 1000 });
     while (!pair.failures.every(Boolean)) await pause(5);
     await pair.close();
     expect(performance.now() - start).toBeLessThan(4000);
@@ -63,7 +64,7 @@ describe('on the wire', { timeout: times(120_000, 3_600_000) }, () => {
     const pair = await pairOverTcp();
     for (const e of pair.engines) for (const link of e.links) if (link) Object.assign(link, { repeat() {} });
     for (let id = 1; id < 200 && !pair.failures.some(Boolean); id++) {
-      for (const e of pair.engines) post(e, id, 3000 + id, 3000);
+      for (const e of pair.engines) post(e, id, 3000 + id, { timeoutMs: 3000 });
       for (let k = 0; !pair.done.every((d) => d.has(id)) && !pair.failures.some(Boolean); k++) {
         if (k % 3 === 0) pair.proxies[k % 2].cut();
         await pause(5);
