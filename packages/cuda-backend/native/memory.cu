@@ -1,5 +1,5 @@
-// Device memory under a caching allocator: after the first training step no tensor costs a cudaMalloc. A block that is freed
-// may be handed out at once, since all work goes through one stream: whoever uses it next comes later in that order.
+// Device memory under a caching allocator. A block that is freed may be handed out at once, since all work goes through one
+// stream: whoever uses it next comes later in that order.
 //
 // Scale blocks come in slabs; those given back are made new again many at a time, so that a tensor costs no launch.
 //
@@ -9,11 +9,8 @@
 
 #include <cstring>
 #include <map>
-#include <mutex>
-#include <new>
-#include <unordered_map>
-#include <vector>
 
+#include "../../fp8-kernels/native/pool.h"
 #include "context.h"
 
 namespace fp8lm::memory {
@@ -22,32 +19,69 @@ namespace {
 constexpr size_t kStaging = size_t(4) << 20;
 constexpr int kSlab = 1024;  // scale blocks
 
-struct Pool {
-  std::mutex mutex;
-  std::unordered_map<size_t, std::vector<void*>> free;  // by rounded size
-  /// Scale blocks: ready for use; given back, with whatever their last user left in them; where they lie.
-  std::vector<float*> scales, returned, slabs;
-  Stats stats;
+/// Blocks of one slab that are to be as new: bit b of word w stands for block 32 w + b.
+struct Returned {
+  unsigned bits[kSlab / 32] = {};
 };
 
-Pool& pool() {
-  static Pool* p = new Pool;
-  return *p;
-}
-
-size_t rounded(size_t bytes) {
-  const size_t step = bytes >= (size_t(1) << 20) ? size_t(64) << 10 : 256;
-  return bytes == 0 ? 256 : (bytes + step - 1) / step * step;
-}
-
-void trimLocked(Pool& p) {
-  flushGraph();
-  (void)cudaStreamSynchronize(stream());
-  for (auto& [size, blocks] : p.free) {
-    p.stats.reserved -= int64_t(size * blocks.size());
-    for (void* b : blocks) (void)cudaFree(b);
+__global__ void scaleInitKernel(Ptr<float> slab, Returned returned) {
+  for (int i = int(threadIdx.x); i < kSlab * kScaleBlock; i += int(blockDim.x)) {
+    const int block = i / kScaleBlock, slot = i % kScaleBlock;
+    if (returned.bits[block / 32] >> (block % 32) & 1u) slab[i] = slot == kScale || slot == kScaleInv ? 1.0f : 0.0f;
   }
-  p.free.clear();
+}
+
+struct Device {
+  static size_t rounded(size_t bytes) {
+    const size_t step = bytes >= (size_t(1) << 20) ? size_t(64) << 10 : 256;
+    return bytes == 0 ? 256 : (bytes + step - 1) / step * step;
+  }
+
+  static void* take(size_t size) {
+    device();
+    void* block = nullptr;
+    const cudaError_t error = cudaMalloc(&block, size);
+    if (error == cudaErrorMemoryAllocation) {
+      (void)cudaGetLastError();
+      return nullptr;
+    }
+    check(error, "cudaMalloc");
+    return block;
+  }
+
+  static void beforeGiving() {
+    flushGraph();
+    (void)cudaStreamSynchronize(stream());
+  }
+
+  static void give(void* block, size_t) { (void)cudaFree(block); }
+  static bool isIdle(const Stats&) { return false; }
+
+  /// A slab a launch.
+  static void renew(std::vector<float*>& scales) {
+    static auto& slabs = *new std::vector<float*>;
+    if (scales.size() < kSlab / 4) {
+      void* const slab = take(kSlab * kScaleBlock * sizeof(float));
+      if (!slab) throw std::bad_alloc();
+      slabs.push_back(static_cast<float*>(slab));
+      for (int i = 0; i < kSlab; i++) scales.push_back(slabs.back() + kScaleBlock * i);
+    }
+    std::map<float*, Returned> bySlab;
+    for (float* const block : scales) {
+      for (float* const slab : slabs) {
+        const ptrdiff_t i = (block - slab) / kScaleBlock;
+        if (block < slab || i >= kSlab) continue;
+        bySlab[slab].bits[i / 32] |= 1u << (i % 32);
+        break;
+      }
+    }
+    for (const auto& [slab, blocks] : bySlab) launch("scale_init", scaleInitKernel, 1, 1024, rawPtr<float>(slab, kSlab * kScaleBlock, "scale blocks"), blocks);
+  }
+};
+
+Pool<Device>& pool() {
+  static auto* p = new Pool<Device>;
+  return *p;
 }
 
 /// Half of the staging buffer, free for the host to fill or read.
@@ -72,97 +106,11 @@ Staging& staging() {
 
 }  // namespace
 
-void* allocate(size_t bytes) {
-  Pool& p = pool();
-  const size_t size = rounded(bytes);
-  std::lock_guard<std::mutex> lock(p.mutex);
-  device();
-  void* data = nullptr;
-  auto& blocks = p.free[size];
-  if (!blocks.empty()) {
-    data = blocks.back();
-    blocks.pop_back();
-  } else {
-    cudaError_t error = cudaMalloc(&data, size);
-    if (error == cudaErrorMemoryAllocation) {
-      (void)cudaGetLastError();
-      trimLocked(p);
-      error = cudaMalloc(&data, size);
-    }
-    if (error == cudaErrorMemoryAllocation) {
-      (void)cudaGetLastError();
-      throw std::bad_alloc();
-    }
-    check(error, "cudaMalloc");
-    p.stats.reserved += int64_t(size);
-  }
-  p.stats.live += int64_t(size);
-  if (p.stats.live > p.stats.peak) p.stats.peak = p.stats.live;
-  return data;
-}
+void* allocate(size_t bytes) { return pool().allocate(bytes); }
+void release(void* data, size_t bytes) { pool().release(data, bytes); }
 
-void release(void* data, size_t bytes) {
-  Pool& p = pool();
-  const size_t size = rounded(bytes);
-  std::lock_guard<std::mutex> lock(p.mutex);
-  p.free[size].push_back(data);
-  p.stats.live -= int64_t(size);
-}
-
-/// Blocks of one slab that are to be as new: bit b of word w stands for block 32 w + b.
-struct Returned {
-  unsigned bits[kSlab / 32] = {};
-};
-
-static __global__ void scaleInitKernel(Ptr<float> slab, Returned returned) {
-  for (int i = int(threadIdx.x); i < kSlab * kScaleBlock; i += int(blockDim.x)) {
-    const int block = i / kScaleBlock, slot = i % kScaleBlock;
-    if (returned.bits[block / 32] >> (block % 32) & 1u) slab[i] = slot == kScale || slot == kScaleInv ? 1.0f : 0.0f;
-  }
-}
-
-/// Makes the blocks that were given back usable again, a slab a launch; a new slab where there are few of them.
-static void refillScales(Pool& p) {
-  if (p.returned.size() < kSlab / 4) {
-    void* made = nullptr;
-    const cudaError_t error = cudaMalloc(&made, kSlab * kScaleBlock * sizeof(float));
-    if (error == cudaErrorMemoryAllocation) {
-      (void)cudaGetLastError();
-      throw std::bad_alloc();
-    }
-    check(error, "cudaMalloc");
-    p.slabs.push_back(static_cast<float*>(made));
-    for (int i = 0; i < kSlab; i++) p.returned.push_back(p.slabs.back() + kScaleBlock * i);
-  }
-  std::map<float*, Returned> bySlab;
-  for (float* const block : p.returned) {
-    for (float* const slab : p.slabs) {
-      const ptrdiff_t i = (block - slab) / kScaleBlock;
-      if (block < slab || i >= kSlab) continue;
-      bySlab[slab].bits[i / 32] |= 1u << (i % 32);
-      break;
-    }
-  }
-  for (const auto& [slab, blocks] : bySlab) launch("scale_init", scaleInitKernel, 1, 1024, rawPtr<float>(slab, kSlab * kScaleBlock, "scale blocks"), blocks);
-  p.scales.swap(p.returned);
-  p.returned.clear();
-}
-
-float* allocateScale() {
-  Pool& p = pool();
-  std::lock_guard<std::mutex> lock(p.mutex);
-  device();
-  if (p.scales.empty()) refillScales(p);
-  float* const block = p.scales.back();
-  p.scales.pop_back();
-  return block;
-}
-
-void releaseScale(float* block) {
-  Pool& p = pool();
-  std::lock_guard<std::mutex> lock(p.mutex);
-  p.returned.push_back(block);
-}
+float* allocateScale() { return pool().allocateScale(); }
+void releaseScale(float* block) { pool().releaseScale(block); }
 
 void copyIn(void* device, const void* host, size_t bytes) {
   flushGraph();
@@ -208,22 +156,8 @@ void synchronize() {
   check(cudaStreamSynchronize(stream()), "a kernel");
 }
 
-Stats stats() {
-  Pool& p = pool();
-  std::lock_guard<std::mutex> lock(p.mutex);
-  return p.stats;
-}
-
-void resetPeak() {
-  Pool& p = pool();
-  std::lock_guard<std::mutex> lock(p.mutex);
-  p.stats.peak = p.stats.live;
-}
-
-void trim() {
-  Pool& p = pool();
-  std::lock_guard<std::mutex> lock(p.mutex);
-  trimLocked(p);
-}
+Stats stats() { return pool().stats(); }
+void resetPeak() { pool().resetPeak(); }
+void trim() { pool().trim(); }
 
 }  // namespace fp8lm::memory
