@@ -1,6 +1,7 @@
-import { modelContext, Parameter, recipeNamed, referenceBackend } from 'fp8-core';
+import { makeShard, modelContext, Parameter, recipeNamed, referenceBackend } from 'fp8-core';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { vocabRange } from '../layers/parallel.ts';
 import { cutIntoBuckets } from './bucket.ts';
 import { placePieces } from './pieces.ts';
 import { placeWhole } from './placement.ts';
@@ -67,6 +68,30 @@ describe('placePieces', () => {
     const large = make('large', [64, 64], 'linear');
     expect(placePieces([large, ...parameters], 4).get(large)).toHaveLength(1);
     for (const list of placePieces(parameters, 1).values()) expect(list).toHaveLength(1);
+  });
+});
+
+describe('tensor-parallel ranks', () => {
+  it('give what they all hold whole the same owners, whatever their shares of the vocabulary', () => {
+    const vocabulary = fc.integer({ min: 2, max: 200 });
+    const sizes = fc.array(fc.integer({ min: 1, max: 40 }), { minLength: 1, maxLength: 12 });
+    const counts = fc.integer({ min: 2, max: 4 });
+    fc.assert(
+      fc.property(vocabulary, sizes, counts, counts, (vocab, list, tp, ranks) => {
+        fc.pre(vocab >= tp);
+        const owners = Array.from({ length: tp }, (_, rank) => {
+          const group = { size: tp, rank, reduceMax: () => {} };
+          const shard = makeShard([vocab, 4], 0, [vocabRange(vocab, group)], group);
+          const wte = new Parameter(context, 'wte', [vocab, 4], 'embedding', { constant: 0 }, { shard });
+          const norms = list.map((n, i) => make(`norm${i}`, [n], 'vector'));
+          const pieces = placePieces([wte, ...norms], ranks);
+          for (const { rows } of pieces.get(wte) ?? []) expect(rows[1]).toBeGreaterThan(rows[0]);
+          return norms.map((p) => pieces.get(p)?.map(({ owner }) => owner));
+        });
+        for (const other of owners) expect(other).toEqual(owners[0]);
+      }),
+      { numRuns: 300, seed: 7 },
+    );
   });
 });
 
