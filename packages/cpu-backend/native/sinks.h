@@ -49,8 +49,11 @@ template <> constexpr float maxStored<F16> = 65504.0f;
 template <> constexpr float maxStored<E4M3> = 448.0f;
 template <> constexpr float maxStored<E5M2> = 57344.0f;
 
-/// Stores to y[i ...] as Y: times the scale for scaled types, with amax and the number of clamped values; plain otherwise.
+/// Stores to y[i ...] as Y: times the scale for scaled types, with amax and the number of clamped values; plain otherwise. FP8 codes
+/// go past the caches: their block was last read by a product on all cores, and a cached store would wait for each of them to
+/// give its copy up (three times the time on Zen 4). `stats` ends a thread's range and makes them visible to the others.
 template <class Y> struct Sink {
+  static constexpr bool streams = isSame<Y, E4M3> || isSame<Y, E5M2>;
   Y* y;
   F32 scale;
   AmaxSink largest;
@@ -68,14 +71,14 @@ template <class Y> struct Sink {
     }
   }
   /// The common case takes the short way: no value of the group is NaN or out of range, as its largest magnitude shows.
-  template <bool stream = false> FP8_INLINE void putGroup(int64_t i, const Group& x) {
+  FP8_INLINE void putGroup(int64_t i, const Group& x) {
     if constexpr (isSame<Y, Nowhere>) return;
     else if constexpr (isScaled<Y>) {
       AmaxSink group;
       for (int k = 0; k < 4; k++) group.put(x.v[k]);
       if (allAtMost(floatOf(group.bits) * scale, maxStored<Y>)) {
         largest.bits = max(largest.bits, group.bits);
-        storeGroup<Y, stream>(y + i, Group{{x.v[0] * scale, x.v[1] * scale, x.v[2] * scale, x.v[3] * scale}});
+        storeGroup<Y, streams>(y + i, Group{{x.v[0] * scale, x.v[1] * scale, x.v[2] * scale, x.v[3] * scale}});
         return;
       }
       for (int k = 0; k < 4; k++) put(i + k * kLanes, x.v[k], kLanes);
@@ -83,7 +86,10 @@ template <class Y> struct Sink {
       storeGroup(y + i, x);
     }
   }
-  FP8_INLINE CastStats stats() const { return {largest.amax(), sumLanes(clamped)}; }
+  FP8_INLINE CastStats stats() const {
+    if constexpr (streams) streamed();
+    return {largest.amax(), sumLanes(clamped)};
+  }
 };
 
 /// The largest magnitude of values without NaN.
