@@ -101,6 +101,7 @@ test.each<[args: string[], line: RegExp]>([
     /world size 3 = tp 1 x pp 1 x dp 2 does not hold: the product is 2; use --nproc 2/,
   ],
   [['train', '--zero'], /--zero: there is one rank/],
+  [['train', '--max-restarts', '2'], /--max-restarts: without --out there is no checkpoint/],
   [['train', '--zero', '3', '--nproc', '2'], /--zero.*0 to 2/],
   [['compare', '--nproc', '2'], /compare --nproc: .*one process/],
   [['compare', '--pp', '2'], /compare --pp: .*one process/],

@@ -20,6 +20,7 @@ export { runThreads } from './threads.ts';
 export { waitAll, type Work } from './work.ts';
 export { launchHelp, launchMain, parseLaunchArguments } from './launch/cli.ts';
 export { launch, type LaunchOptions, type LaunchResult } from './launch/launch.ts';
+export { givenUp, supervise, type SuperviseOptions, type SuperviseResult } from './launch/supervise.ts';
 export {
   type Boundary,
   Pipeline,

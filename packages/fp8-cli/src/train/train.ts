@@ -2,7 +2,15 @@ import { join } from 'node:path';
 import type { TrainOptions } from '../commands/train.ts';
 import { note } from '../output.ts';
 import { type ResolvedRun, resolveRun } from './config.ts';
-import { checkLayout, latestCheckpoint, modelConfigOf, type Ranks, type RunEvent, runTraining } from './fp8.ts';
+import {
+  checkLayout,
+  latestCheckpoint,
+  modelConfigOf,
+  type Ranks,
+  type RunEvent,
+  runTraining,
+  UserError,
+} from './fp8.ts';
 import { heading, jsonView, LiveView, summaryText } from './views.ts';
 import { Recorder } from './recorder.ts';
 import { RunFolder } from './run_folder.ts';
@@ -25,7 +33,11 @@ export async function train(
   const run = await resolveRun(model, options);
   checkLayout(run.config, modelConfigOf(run.config));
   const world = worldOf(run.config, options);
-  if (world.size > 1 && !world.isRank) return startRanks(world.size, args, run.config.out);
+  const { maxRestarts = 0 } = options;
+  if (maxRestarts > 0 && run.config.out === null)
+    throw new UserError('--max-restarts: without --out there is no checkpoint to go on from; add --out <folder>');
+  if ((world.size > 1 || maxRestarts > 0) && !world.isRank)
+    return startRanks(world.size, args, run.config.out, maxRestarts);
   run.config.dp = world.size > 1 ? world.size / (run.config.tp * run.config.pp) : null;
   return withRanks(world, run.config, (ranks) =>
     ranks.isFirst ? trainAndShow(run, options, ranks) : trainAlong(run, ranks),

@@ -1,10 +1,11 @@
 // Ranks of a run: how many, who starts them, and what this process is among them.
+import { statSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { type Communicator, type Environment, init, launch, readEnvironment } from 'fp8-dist';
+import { type Communicator, type Environment, init, readEnvironment, supervise } from 'fp8-dist';
 import type { RunOptions } from '../commands/run_options.ts';
 import { note } from '../output.ts';
-import { checkWorld, OtherRankFailed, Ranks, ranksNeeded, type RunConfig, UserError } from './fp8.ts';
+import { checkWorld, latestCheckpoint, OtherRankFailed, Ranks, ranksNeeded, type RunConfig, UserError } from './fp8.ts';
 
 export interface World {
   size: number;
@@ -35,22 +36,39 @@ export function worldOf(
 const stopGraceMs = 10 * 60_000;
 
 /**
- * Starts the ranks of this very command.
+ * Starts the ranks of this very command, and again from the last checkpoint after a failure, if told to.
  * @param out the run's folder, which also gets the flight records of a failed job
+ * @param maxRestarts restarts in a row without a new checkpoint
  * @returns the exit code
  */
-export async function startRanks(size: number, args: readonly string[], out: string | null): Promise<number> {
+export async function startRanks(
+  size: number,
+  args: readonly string[],
+  out: string | null,
+  maxRestarts = 0,
+): Promise<number> {
   const bin = fileURLToPath(new URL('../../bin/fp8lm.mjs', import.meta.url));
   const command = [process.execPath, ...process.execArgv, bin, ...args];
-  const { code, cause } = await launch({
+  const before = newest(out);
+  const { code, cause } = await supervise({
     command,
     nproc: size,
     prefix: 'first',
     stopGraceMs,
     flight: out === null ? undefined : join(out, 'flight'),
+    maxRestarts,
+    progress: () => newest(out),
+    // A checkpoint that was there before belongs to an earlier run, unless this one was to continue it.
+    commandAgain: () => (newest(out) === before || args.includes('--resume') ? command : [...command, '--resume']),
   });
   if (cause) note(`fp8lm: the job ended early: ${cause}`);
   return code;
+}
+
+/** The newest checkpoint and when it was written, as text. */
+function newest(out: string | null): string {
+  const found = out === null ? undefined : latestCheckpoint(out);
+  return found ? `${found.path} ${statSync(found.path).mtimeMs}` : '';
 }
 
 /**
