@@ -68,15 +68,18 @@ template <class T> __global__ void __launch_bounds__(kThreads) padRowsKernel(Ptr
 template <DType C, DType X>
 __global__ void __launch_bounds__(kThreads) finishProductKernel(Ptr<Code<C>> c, Ptr<const Code<X>> x, Ptr<const float> bias, Ptr<const float> block, bool accumulate, int64_t m, int64_t n, int64_t ld) {
   const float scale = block ? float(block[kScale]) : 1.0f;
+  // Columns in 32 bits, and what a row adds to the pointers once a row: half the registers of 64-bit indices.
+  const uint32_t width = uint32_t(n), stride = gridDim.x * blockDim.x;
   for (int64_t row = blockIdx.y; row < m; row += gridDim.y) {
-    for (int64_t column = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; column < n; column += int64_t(gridDim.x) * blockDim.x) {
-      const int64_t i = row * n + column;
-      float v = Form<X>::decode(x[row * ld + column]);
+    const Ptr<Code<C>> to = c + row * n;
+    const Ptr<const Code<X>> from = x + row * ld;
+    for (uint32_t column = blockIdx.x * blockDim.x + threadIdx.x; column < width; column += stride) {
+      float v = Form<X>::decode(from[column]);
       if (bias) v = math::add(v, bias[column]);
       if constexpr (C == DType::f16) v = math::mul(v, scale);
-      if (accumulate) v = math::add(v, Form<C>::decode(c[i]));
-      if constexpr (C == DType::f16) c[i] = encodeF16(v);
-      else c[i] = Form<C>::encode(v);
+      if (accumulate) v = math::add(v, Form<C>::decode(to[column]));
+      if constexpr (C == DType::f16) to[column] = encodeF16(v);
+      else to[column] = Form<C>::encode(v);
     }
   }
 }

@@ -54,26 +54,33 @@ template <DType X> constexpr int kForwardVectors = X == DType::f32 ? 2 : 4;
 template <DType X> constexpr int kRowsTogether = X == DType::f32 ? 1 : 2;
 template <DType DY, DType X, DType R> constexpr int kBackwardVectors = DY == DType::f32 || X == DType::f32 || R == DType::f32 ? 1 : 2;
 constexpr int kForwardWarps = 12, kBackwardWarps = 16;
+static_assert(kForwardWarps <= kMostTeamWarps && kBackwardWarps <= kMostTeamWarps, "the halves of teamSums hold a block's warps");
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 890
+constexpr bool kFewRegisters = true;  // sm_80's code needs a register more, and would spill with a bias
+#else
+constexpr bool kFewRegisters = false;
+#endif
 
 /// One pass over the rows: statistics, and the values measured or stored.
 template <bool rms, bool biased, bool measure, DType Y, DType X>
-__global__ void __launch_bounds__(kForwardWarps * kWarp, 2) normKernel(Output<Y> y, Ptr<float> stats, Input<X> x, Ptr<const float> weight, Ptr<const float> bias, ScaleJob job, int rows, int dim, float eps, int warps) {
+__global__ void __launch_bounds__(kForwardWarps * kWarp, 2) normKernel(Output<Y> y, Ptr<float> stats, Input<X> x, Ptr<const float> weight, Ptr<const float> bias, ScaleJob job, int rows, int dim, float eps, RowPlan plan) {
   constexpr int V = kForwardVectors<X>, R = kRowsTogether<X>;
-  FP8_SHARED(float, parts, 2 * R * kForwardWarps);
+  constexpr bool lean = biased && kFewRegisters;
+  FP8_SHARED(float, parts, 2 * R * kMostTeamWarps);
   if constexpr (measure) {
     if (!needsMeasure(job)) return;
   }
-  const Team team(warps);
+  const Team team(plan);
   const int step = int(gridDim.x) * team.teams * R;
   int first = int(blockIdx.x) * team.teams * R;
   float scale = 1.0f;
   Seen seen;
   if constexpr (isScaled<Y> && !measure) scale = chooseScale(job);
-  const float share = math::div(1.0f, float(dim));
   int half = 0;
   for (; first < rows; first += step) {
     const int r = first + team.index * R;
-    if constexpr (!rms) half = 0;  // two sums a round: known when compiled, a register less
+    if constexpr (!rms) half = 0;  // two sums a round
     RowVectors<X, V> row[R];
     float mean[R] = {}, inv[R] = {};  // inv: first the sums of squares
 #pragma unroll
@@ -91,9 +98,9 @@ __global__ void __launch_bounds__(kForwardWarps * kWarp, 2) normKernel(Output<Y>
           for (int k = 0; k < kWide; k++) mean[j] += v[k];
         }
       }
-      teamSums(team, parts, half, mean);
+      teamSums<lean>(team, parts, half, mean);
 #pragma unroll
-      for (int j = 0; j < R; j++) mean[j] = math::mul(mean[j], share);
+      for (int j = 0; j < R; j++) mean[j] = math::mul(mean[j], plan.share);
     }
 #pragma unroll
     for (int j = 0; j < R; j++) {
@@ -101,7 +108,7 @@ __global__ void __launch_bounds__(kForwardWarps * kWarp, 2) normKernel(Output<Y>
       for (int q = 0; q < V; q++) {
         if (team.column(q) >= dim) continue;
         float v[kWide];
-        unpackAnew(row[j].vector[q], uint32_t(warps) >> 16, v);
+        unpackAnew(row[j].vector[q], uint32_t(plan.warps) >> 16, v);
 #pragma unroll
         for (int k = 0; k < kWide; k++) {
           const float d = rms ? v[k] : math::sub(v[k], mean[j]);
@@ -109,9 +116,10 @@ __global__ void __launch_bounds__(kForwardWarps * kWarp, 2) normKernel(Output<Y>
         }
       }
     }
-    teamSums(team, parts, half, inv);
+    if constexpr (!rms) half = kMostTeamWarps * R;  // known when compiled, as is the other
+    teamSums<lean>(team, parts, half, inv);
 #pragma unroll
-    for (int j = 0; j < R; j++) inv[j] = nearlyRecip(nearlySqrt(math::mulAdd(inv[j], share, eps)));
+    for (int j = 0; j < R; j++) inv[j] = nearlyRecip(nearlySqrt(math::mulAdd(inv[j], plan.share, eps)));
     if constexpr (!measure) {
 #pragma unroll
       for (int j = 0; j < R; j++) {
@@ -132,7 +140,7 @@ __global__ void __launch_bounds__(kForwardWarps * kWarp, 2) normKernel(Output<Y>
       for (int j = 0; j < R; j++) {
         if (r + j >= rows) continue;
         float v[kWide];
-        unpackAnew(row[j].vector[q], uint32_t(warps) >> 17, v);
+        unpackAnew(row[j].vector[q], uint32_t(plan.warps) >> 17, v);
 #pragma unroll
         for (int k = 0; k < kWide; k++) {
           v[k] = math::mul(rms ? v[k] : math::sub(v[k], mean[j]), inv[j]);
@@ -163,11 +171,11 @@ constexpr int kSharedTeamThreads = 256;  // of a block with several teams in the
 // With n = (x - mean) inv and g = dy weight: dx = residual + inv (g - mean(g) - n mean(g n)); rms has no mean(g). The block's
 // sums over its rows of dy n and of dy go to `partials` [blocks, 1 or 2, dim].
 template <bool rms, DType DX, DType DY, DType X, DType R>
-__global__ void __launch_bounds__(kBackwardWarps * kWarp) normGradientKernel(Output<DX> dx, Ptr<float> partials, Input<DY> dy, Input<X> x, Ptr<const float> weight, Ptr<const float> stats, Input<R> residual, int rows, int dim, int warps) {
+__global__ void __launch_bounds__(kBackwardWarps * kWarp) normGradientKernel(Output<DX> dx, Ptr<float> partials, Input<DY> dy, Input<X> x, Ptr<const float> weight, Ptr<const float> stats, Input<R> residual, int rows, int dim, RowPlan plan) {
   constexpr int V = kBackwardVectors<DY, X, R>, kSums = rms ? 1 : 2;
-  FP8_SHARED(float, parts, 4 * kBackwardWarps);
+  FP8_SHARED(float, parts, 4 * kMostTeamWarps);
   FP8_SHARED(float, gathered, kSharedTeamThreads * kWide);
-  const Team team(warps);
+  const Team team(plan);
   const int step = int(gridDim.x) * team.teams;
   int first = int(blockIdx.x) * team.teams;
   RowVectors<DY, V> nextDy;
@@ -182,7 +190,6 @@ __global__ void __launch_bounds__(kBackwardWarps * kWarp) normGradientKernel(Out
   };
   fetch(first + team.index);
   float sums[kSums][V][kWide] = {};
-  const float share = math::div(1.0f, float(dim));
   int half = 0;
   for (; first < rows; first += step) {
     const int r = first + team.index;
@@ -213,14 +220,14 @@ __global__ void __launch_bounds__(kBackwardWarps * kWarp) normGradientKernel(Out
     }
     if constexpr (rms) {
       float one[1] = {means[1]};
-      teamSums(team, parts, half, one);
+      teamSums<rms>(team, parts, half, one);
       means[1] = one[0];
     } else {
-      teamSums(team, parts, half, means);
+      teamSums<rms>(team, parts, half, means);
     }
     if (r >= rows) continue;
     // inv (g - mean(g) - n mean(g n)) as g inv + (n slope + offset).
-    const float slope = -math::mul(inv, math::mul(means[1], share)), offset = rms ? 0.0f : -math::mul(inv, math::mul(means[0], share));
+    const float slope = -math::mul(inv, math::mul(means[1], plan.share)), offset = rms ? 0.0f : -math::mul(inv, math::mul(means[0], plan.share));
 #pragma unroll
     for (int q = 0; q < V; q++) {
       if (team.column(q) >= dim) continue;
@@ -337,7 +344,7 @@ void normForward(const char* name, const Tensor& y, const Tensor& stats, const T
   const bool aligned = rows < kMostRows && isAligned(y) && isAligned(x) && isAligned(weight) && isAligned(bias);
   withAct(x.dtype, [&](auto d) {
     constexpr DType X = decltype(d)::value;
-    const RowPlan plan = aligned ? rowPlan(dim, kForwardVectors<X>, 4, kForwardWarps) : RowPlan{0, 0};
+    const RowPlan plan = aligned ? rowPlan(dim, kForwardVectors<X>, 4, kForwardWarps) : RowPlan{0, 0, 0.0f};
     const auto call = [&](auto kernel, const auto& to, dim3 grid, unsigned threads, auto... more) {
       launch(name, kernel, grid, dim3(threads), to, ptr<float>(stats, "stats"), input<X>(x, "x"), ptr<const float>(weight, "weight"), ptr<const float>(bias, "bias"), job, rows, dim, float(eps),
              more...);
@@ -347,7 +354,7 @@ void normForward(const char* name, const Tensor& y, const Tensor& stats, const T
       constexpr DType Y = decltype(type)::value;
       const auto byTeams = [&](auto kernel) {
         const unsigned blocks = blocksOf(kernel, rows, plan.teams * kRowsTogether<X>, plan.threads());
-        call(kernel, to, dim3(measure ? measureBlocks(blocks) : blocks), plan.threads(), plan.warps);
+        call(kernel, to, dim3(measure ? measureBlocks(blocks) : blocks), plan.threads(), plan);
       };
       if (!plan.warps) call(&anyNormKernel<rms, measure, Y, X>, to, rowBlocks(rows), kNormThreads);
       else if (rms || !bias) byTeams(&normKernel<rms, false, measure, Y, X>);
@@ -375,7 +382,7 @@ void normBackward(const char* name, const Tensor& dx, const Tensor& dweight, con
           constexpr DType DX = decltype(f)::value, R = decltype(g)::value;
           const Output<DX> out = output<DX>(dx, "dx");
           const Input<R> add = input<R>(residual, "residual");
-          const RowPlan plan = aligned ? rowPlan(dim, kBackwardVectors<DY, X, R>, kSharedTeamThreads / kWarp, kBackwardWarps) : RowPlan{0, 0};
+          const RowPlan plan = aligned ? rowPlan(dim, kBackwardVectors<DY, X, R>, kSharedTeamThreads / kWarp, kBackwardWarps) : RowPlan{0, 0, 0.0f};
           if (!plan.warps) {
             // Before dx, which may be the same tensor as dy's residual but never as dy or x.
             addColumns<kSums>(name, WeightGradients<rms, DY, X>{inDy, inX, rowStats}, sumW, sumB, rows, dim);
@@ -386,7 +393,7 @@ void normBackward(const char* name, const Tensor& dx, const Tensor& dweight, con
           const unsigned blocks = blocksOf(kernel, rows, plan.teams, plan.threads());
           const Scratch partials(size_t(blocks) * size_t(kSums * dim) * sizeof(float));
           const Ptr<float> p = partials.as<float>("partial column sums");
-          launch(name, kernel, dim3(blocks), dim3(plan.threads()), out, p, inDy, inX, w, rowStats, add, rows, dim, plan.warps);
+          launch(name, kernel, dim3(blocks), dim3(plan.threads()), out, p, inDy, inX, w, rowStats, add, rows, dim, plan);
           addTotals<kSums>(name, sumW, sumB, p, dim, int64_t(blocks));
         });
       });

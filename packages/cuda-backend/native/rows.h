@@ -9,23 +9,25 @@ namespace fp8lm {
 constexpr int kWide = 8, kMostTeamWarps = 16;
 constexpr int64_t kMostRows = int64_t(1) << 30;  // so that the next row of any block is an int
 
-/// How a kernel whose threads hold `vectors` vectors of a row is laid out.
+/// How a kernel whose threads hold `vectors` vectors of a row is laid out. Kernels get it whole, so that none of it takes a
+/// register: it is read where arguments lie.
 struct RowPlan {
-  int warps;  // of a team; 0: the row is too long, or not made of whole vectors
-  int teams;  // of a block
+  int warps;    // of a team; 0: the row is too long, or not made of whole vectors
+  int teams;    // of a block
+  float share;  // of one element in the mean of a row
   unsigned threads() const { return unsigned(warps * teams * kWarp); }
 };
 inline RowPlan rowPlan(int64_t dim, int vectors, int blockWarps, int mostWarps) {
   const int64_t perWarp = int64_t(kWarp) * kWide * vectors, warps = (dim + perWarp - 1) / perWarp;
-  if (dim % kWide || warps > mostWarps) return {0, 0};
-  return {int(warps), warps >= blockWarps ? 1 : int(blockWarps / warps)};
+  if (dim % kWide || warps > mostWarps) return {0, 0, 0.0f};
+  return {int(warps), warps >= blockWarps ? 1 : int(blockWarps / warps), 1.0f / float(dim)};
 }
 
 /// A thread's place: its team in the block, its number in the team, and the first column of its vectors.
 struct Team {
   int warps, index, teams, thread;
-  __device__ __forceinline__ explicit Team(int warps_)
-      : warps(warps_), index(warpOf() / warps_), teams(int(blockDim.x) / kWarp / warps_), thread(int(threadIdx.x) - index * warps_ * kWarp) {}
+  __device__ __forceinline__ explicit Team(const RowPlan& plan)
+      : warps(plan.warps), index(warpOf() / plan.warps), teams(plan.teams), thread(int(threadIdx.x) - index * plan.warps * kWarp) {}
   __device__ __forceinline__ int column(int vector) const { return (vector * warps * kWarp + thread) * kWide; }
 };
 
@@ -41,26 +43,34 @@ template <DType D, int N> __device__ __forceinline__ void unpackAnew(const Packe
   }
 }
 
-/// Sums of N values over a team, in all of its threads. All threads of the block call it as often. `parts` has 2 N words a
-/// warp of the block; two halves in turn, so that one barrier is enough.
-template <int N> __device__ __forceinline__ void teamSums(const Team& team, Shared<float> parts, int& half, float (&v)[N]) {
+/// Sums of N values over a team, in all of its threads. All threads of the block call it as often. `parts` has two halves of
+/// kMostTeamWarps N words, used in turn, so that one barrier is enough; `half` is the first word of the next one.
+/// @tparam lean lane and warp are computed so cheaply that the compiler does it anew each time and holds no register for them:
+/// some ten instructions for two or three registers
+template <bool lean, int N> __device__ __forceinline__ void teamSums(const Team& team, Shared<float> parts, int& half, float (&v)[N]) {
 #pragma unroll
   for (int k = 0; k < N; k++) v[k] = warpSum(v[k]);
   if (team.warps == 1) return;
-  const int base = half * (int(blockDim.x) / kWarp) * N;
-  half ^= 1;
-  if (laneOf() == 0) {
+  const int base = half;
+  half ^= kMostTeamWarps * N;
+  const int lane = lean ? int(threadIdx.x % unsigned(kWarp)) : laneOf(), warp = lean ? int(threadIdx.x / unsigned(kWarp)) : warpOf();
+  if (lane == 0) {
 #pragma unroll
-    for (int k = 0; k < N; k++) parts[base + warpOf() * N + k] = v[k];
+    for (int k = 0; k < N; k++) parts[base + warp * N + k] = v[k];
   }
   __syncthreads();
-  const int other = laneOf() % kMostTeamWarps;
+  const int other = lane % kMostTeamWarps;
+#pragma unroll
+  for (int k = 0; k < N; k++) v[k] = 0.0f;
+  if (other < team.warps) {
+    const int from = base + (team.index * team.warps + other) * N;
+#pragma unroll
+    for (int k = 0; k < N; k++) v[k] = parts[from + k];
+  }
 #pragma unroll
   for (int k = 0; k < N; k++) {
-    float sum = other < team.warps ? parts[base + (team.index * team.warps + other) * N + k] : 0.0f;
 #pragma unroll
-    for (int d = kMostTeamWarps / 2; d > 0; d /= 2) sum += __shfl_xor_sync(kAllLanes, sum, d);
-    v[k] = sum;
+    for (int d = kMostTeamWarps / 2; d > 0; d /= 2) v[k] += __shfl_xor_sync(kAllLanes, v[k], d);
   }
 }
 
