@@ -34,18 +34,11 @@ namespace glue {
 
 static napi_value describe(napi_env env, napi_callback_info) {
   static const char* const names[] = {"generic", "avx2", "avx512"};
-  napi_value out, isaName;
-  napi_create_object(env, &out);
-  napi_create_string_utf8(env, names[int(isa())], NAPI_AUTO_LENGTH, &isaName);
-  napi_set_named_property(env, out, "isa", isaName);
-  napi_set_named_property(env, out, "threads", makeNumber(env, numThreads()));
+  Object out(env);
+  out.set("isa", std::string(names[int(isa())])).set("threads", numThreads());
   const char* error = isaError();
-  if (error && *error) {
-    napi_value text;
-    napi_create_string_utf8(env, error, NAPI_AUTO_LENGTH, &text);
-    napi_set_named_property(env, out, "error", text);
-  }
-  return out;
+  if (error && *error) out.set("error", std::string(error));
+  return out.value();
 }
 
 static napi_value setThreads(napi_env env, napi_callback_info info) {

@@ -58,11 +58,7 @@ static napi_value laneCreate(napi_env env, napi_callback_info info) {
   call.run([&] { made = new lane::Lane(int(rank), int(spin)); });
   if (!made) return nullptr;
   lanes().list[id].store(made);
-  napi_value out;
-  napi_create_object(env, &out);
-  napi_set_named_property(env, out, "lane", makeNumber(env, id));
-  napi_set_named_property(env, out, "fd", makeNumber(env, made->fd()));
-  return out;
+  return Object(env).set("lane", id).set("fd", made->fd()).value();
 }
 
 /// laneConnect(lane, rank, pid, fd)
@@ -218,10 +214,7 @@ static napi_value laneAbsent(napi_env env, napi_callback_info info) {
   const int64_t seq = call.integer(2, "seq");
   if (call.failed()) return nullptr;
   const std::vector<int> list = l->absent(channel, uint64_t(seq));
-  napi_value out;
-  napi_create_array_with_length(env, list.size(), &out);
-  for (size_t i = 0; i < list.size(); i++) napi_set_element(env, out, uint32_t(i), makeNumber(env, list[i]));
-  return out;
+  return makeList(env, {list.begin(), list.end()});
 }
 
 /// laneTrouble(lane, channel): {member, text, head}: head is what the member called, as a descriptor, or null.
@@ -231,15 +224,10 @@ static napi_value laneTrouble(napi_env env, napi_callback_info info) {
   lane::Lane* l = laneOf(call, &channel);
   if (!l) return nullptr;
   const lane::Trouble& t = l->channel(channel).trouble;
-  napi_value out, text, head;
-  napi_create_object(env, &out);
-  napi_set_named_property(env, out, "member", makeNumber(env, t.member));
-  napi_create_string_utf8(env, t.text.c_str(), t.text.size(), &text);
-  napi_set_named_property(env, out, "text", text);
+  napi_value head;
   if (t.mismatch) napi_create_buffer_copy(env, lane::kHeadBytes, t.head, nullptr, &head);
   else napi_get_null(env, &head);
-  napi_set_named_property(env, out, "head", head);
-  return out;
+  return Object(env).set("member", t.member).set("text", t.text).set("head", head).value();
 }
 
 /// laneCancel(lane): forgets all operations; their memory is touched no more.
@@ -266,11 +254,7 @@ static napi_value laneTraffic(napi_env env, napi_callback_info info) {
   Call call(env, info, "laneTraffic", 1);
   lane::Lane* l = laneOf(call);
   if (!l) return nullptr;
-  napi_value out;
-  napi_create_array_with_length(env, 2, &out);
-  napi_set_element(env, out, 0, makeNumber(env, double(l->sent.load())));
-  napi_set_element(env, out, 1, makeNumber(env, double(l->received.load())));
-  return out;
+  return makeList(env, {double(l->sent.load()), double(l->received.load())});
 }
 
 inline void defineLane(napi_env env, napi_value exports) {

@@ -104,13 +104,8 @@ static napi_value arenaCreate(napi_env env, napi_callback_info info) {
   if (fd < 0 || ftruncate(fd, bytes) != 0) return call.fail("no shared memory"), nullptr;
   void* data = mmap(nullptr, size_t(bytes), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   if (data == MAP_FAILED) return close(fd), call.fail("cannot map shared memory"), nullptr;
-  napi_value out;
-  napi_create_object(env, &out);
-  napi_set_named_property(env, out, "fd", makeNumber(env, fd));
-  napi_value memory = externalBytes(env, call, data, size_t(bytes), unmap, new Mapping{size_t(bytes), fd});
-  if (call.failed()) return nullptr;
-  napi_set_named_property(env, out, "memory", memory);
-  return out;
+  const napi_value memory = externalBytes(env, call, data, size_t(bytes), unmap, new Mapping{size_t(bytes), fd});
+  return call.failed() ? nullptr : Object(env).set("fd", fd).set("memory", memory).value();
 }
 
 /// arenaMap(pid, fd, bytes): the arena of another process of this user, read only.

@@ -15,47 +15,26 @@ void useGraphs(bool on);  // graph.cu
 
 namespace fp8lm::glue {
 
-static void set(napi_env env, napi_value object, const char* name, const std::string& text) {
-  napi_value v;
-  napi_create_string_utf8(env, text.c_str(), text.size(), &v);
-  napi_set_named_property(env, object, name, v);
-}
-static void set(napi_env env, napi_value object, const char* name, double number) {
-  napi_set_named_property(env, object, name, makeNumber(env, number));
-}
-
 /// {device, major, minor, …}, or {error} that says what is missing.
 static napi_value describe(napi_env env, napi_callback_info) {
-  napi_value out;
-  napi_create_object(env, &out);
+  Object out(env);
   try {
     const DeviceInfo& d = device();
-    set(env, out, "device", d.name);
-    set(env, out, "index", d.index);
-    set(env, out, "major", d.major);
-    set(env, out, "minor", d.minor);
-    set(env, out, "multiprocessors", d.multiprocessors);
-    set(env, out, "bytes", double(d.bytes));
-    set(env, out, "fp8", d.fp8() ? 1 : 0);
-    set(env, out, "runtime", d.runtimeVersion);
-    set(env, out, "driver", d.driverVersion);
+    out.set("device", d.name).set("index", d.index).set("major", d.major).set("minor", d.minor);
+    out.set("multiprocessors", d.multiprocessors).set("bytes", double(d.bytes)).set("fp8", d.fp8() ? 1 : 0);
+    out.set("runtime", d.runtimeVersion).set("driver", d.driverVersion);
     const lt::Library& library = lt::library();
-    set(env, out, "cublaslt", library.error.empty() ? library.where + ", version " + std::to_string(library.version()) : std::string());
-    set(env, out, "cublasltError", library.error);
+    out.set("cublaslt", library.error.empty() ? library.where + ", version " + std::to_string(library.version()) : std::string());
+    out.set("cublasltError", library.error);
   } catch (const std::exception& e) {
-    set(env, out, "error", std::string(e.what()));
+    out.set("error", std::string(e.what()));
   }
-  return out;
+  return out.value();
 }
 
 static napi_value graphs(napi_env env, napi_callback_info) {
-  napi_value out;
-  napi_create_object(env, &out);
   const GraphStats s = graphStats();
-  set(env, out, "launches", double(s.launches));
-  set(env, out, "updates", double(s.updates));
-  set(env, out, "instantiations", double(s.instantiations));
-  return out;
+  return Object(env).set("launches", double(s.launches)).set("updates", double(s.updates)).set("instantiations", double(s.instantiations)).value();
 }
 
 /// useGraphs(on): whether launches are gathered into CUDA graphs.
@@ -68,13 +47,8 @@ static napi_value switchGraphs(napi_env env, napi_callback_info info) {
 
 /// Products computed so far: by cuBLASLt in FP8, by cuBLASLt in other dtypes, by our own kernels.
 static napi_value gemms(napi_env env, napi_callback_info) {
-  napi_value out;
-  napi_create_object(env, &out);
   const GemmCounts& c = gemmCounts();
-  set(env, out, "fp8", double(c.fp8));
-  set(env, out, "library", double(c.library));
-  set(env, out, "own", double(c.own));
-  return out;
+  return Object(env).set("fp8", double(c.fp8)).set("library", double(c.library)).set("own", double(c.own)).value();
 }
 
 /// ownGemm(on): leaves cuBLASLt alone.
@@ -88,18 +62,11 @@ static napi_value ownGemm(napi_env env, napi_callback_info info) {
 /// {launch: [calls, milliseconds on the device]} since the last reset; only with FP8_CUDA_TIMES=1.
 static napi_value times(napi_env env, napi_callback_info info) {
   Call call(env, info, "times", 0);
-  napi_value out;
-  napi_create_object(env, &out);
+  Object out(env);
   call.run([&] {
-    for (const auto& [name, time] : fp8lm::launchTimes()) {
-      napi_value pair;
-      napi_create_array_with_length(env, 2, &pair);
-      napi_set_element(env, pair, 0, makeNumber(env, double(time.calls)));
-      napi_set_element(env, pair, 1, makeNumber(env, time.ms));
-      napi_set_named_property(env, out, name.c_str(), pair);
-    }
+    for (const auto& [name, time] : fp8lm::launchTimes()) out.set(name.c_str(), makeList(env, {double(time.calls), time.ms}));
   });
-  return out;
+  return out.value();
 }
 
 #if defined(FP8_SIM)

@@ -19,6 +19,7 @@
 #include "kernels.gen.h"
 #include "memory.h"
 #include "tensor.h"
+#include "values.h"
 
 namespace fp8lm::glue {
 
@@ -197,12 +198,6 @@ class Call {
 
 // --- memory ------------------------------------------------------------------------------------------------------------------
 
-inline napi_value makeNumber(napi_env env, double v) {
-  napi_value out = nullptr;
-  napi_create_double(env, v, &out);
-  return out;
-}
-
 inline Entry* entryOf(Call& call, int i) {
   const int64_t handle = call.integer(i, "handle");
   Entry* e = call.failed() ? nullptr : table.find(handle);
@@ -324,12 +319,7 @@ static napi_value memCopy(napi_env env, napi_callback_info info) {
 
 static napi_value memStats(napi_env env, napi_callback_info) {
   const memory::Stats s = memory::stats();
-  napi_value out;
-  napi_create_object(env, &out);
-  napi_set_named_property(env, out, "live", makeNumber(env, double(s.live)));
-  napi_set_named_property(env, out, "peak", makeNumber(env, double(s.peak)));
-  napi_set_named_property(env, out, "reserved", makeNumber(env, double(s.reserved)));
-  return out;
+  return Object(env).set("live", double(s.live)).set("peak", double(s.peak)).set("reserved", double(s.reserved)).value();
 }
 
 template <void (*f)()> napi_value plain(napi_env, napi_callback_info) {
@@ -339,19 +329,13 @@ template <void (*f)()> napi_value plain(napi_env, napi_callback_info) {
 
 /// {kernel: [calls, milliseconds]} of every kernel called since the last reset.
 static napi_value readProfile(napi_env env, napi_callback_info) {
-  napi_value out;
-  napi_create_object(env, &out);
+  Object out(env);
   int slot = 0;
   for (const auto& k : kKernels) {
     const Profile& p = profile[slot++];
-    if (!p.calls) continue;
-    napi_value pair;
-    napi_create_array_with_length(env, 2, &pair);
-    napi_set_element(env, pair, 0, makeNumber(env, double(p.calls)));
-    napi_set_element(env, pair, 1, makeNumber(env, double(p.ns) / 1e6));
-    napi_set_named_property(env, out, k.name, pair);
+    if (p.calls) out.set(k.name, makeList(env, {double(p.calls), double(p.ns) / 1e6}));
   }
-  return out;
+  return out.value();
 }
 
 static napi_value resetProfile(napi_env, napi_callback_info) {
