@@ -4,7 +4,7 @@ import { cpSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { runThreads } from 'fp8-dist';
-import type { GptConfig } from 'fp8-models';
+import { type GptConfig, presets } from 'fp8-models';
 import type { RunConfig } from 'fp8-train';
 import { afterAll, expect, test } from 'vitest';
 import type { LayoutJob } from './ranks/checkpoint_layouts.ts';
@@ -13,6 +13,7 @@ const folder = mkdtempSync(join(tmpdir(), 'fp8lm-layouts-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 const model: GptConfig = {
+  ...presets['gpt-nano'],
   vocabSize: 1999,
   maxSeqLen: 16,
   numLayers: 4,
@@ -20,14 +21,6 @@ const model: GptConfig = {
   numKvHeads: 4,
   hiddenSize: 32,
   ffnSize: 64,
-  position: 'learned',
-  ropeTheta: 10000,
-  norm: 'layer',
-  activation: 'gelu',
-  bias: true,
-  tied: true,
-  dropout: 0,
-  normEps: 1e-5,
 };
 const steps = 2;
 const base: Partial<RunConfig> = { model, recipe: 'o3', data: 'random', steps, lr: 5e-3, batch: 1, gradAccum: 4 };

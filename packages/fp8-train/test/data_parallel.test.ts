@@ -1,12 +1,13 @@
 // Data parallelism and ZeRO on thread ranks, against one rank that sees the same sequences.
 import { Mesh, runThreads } from 'fp8-dist';
-import type { GptConfig } from 'fp8-models';
+import { type GptConfig, presets } from 'fp8-models';
 import { expect, test, vi } from 'vitest';
 import { type TrainJob, type Trained, trainOn } from './ranks/train.ts';
 
 vi.setConfig({ testTimeout: 600_000 });
 
 const model: GptConfig = {
+  ...presets['gpt-nano'],
   vocabSize: 96,
   maxSeqLen: 16,
   numLayers: 3,
@@ -14,14 +15,6 @@ const model: GptConfig = {
   numKvHeads: 2,
   hiddenSize: 32,
   ffnSize: 64,
-  position: 'learned',
-  ropeTheta: 10000,
-  norm: 'layer',
-  activation: 'gelu',
-  bias: true,
-  tied: true,
-  dropout: 0,
-  normEps: 1e-5,
 };
 const base: TrainJob = { model, recipe: 'o2', steps: 20, batch: 2, bucketBytes: 4096 };
 const module = new URL('./ranks/train.ts', import.meta.url);

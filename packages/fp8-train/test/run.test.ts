@@ -4,7 +4,7 @@ import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { empty, ledger, modelContext, type Parameter, recipeNamed, recipes, scope } from 'fp8-core';
-import { Gpt, type GptConfig } from 'fp8-models';
+import { Gpt, type GptConfig, presets } from 'fp8-models';
 import { AdamW } from 'fp8-optim';
 import { backendFor, type RunConfig, type RunEvent, randomTokens, runTraining, Sampler, Trainer } from 'fp8-train';
 import { afterAll, describe, expect, test } from 'vitest';
@@ -13,6 +13,7 @@ const folder = mkdtempSync(join(tmpdir(), 'fp8lm-run-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 const tiny: GptConfig = {
+  ...presets['gpt-nano'],
   vocabSize: 260,
   maxSeqLen: 24,
   numLayers: 2,
@@ -20,14 +21,7 @@ const tiny: GptConfig = {
   numKvHeads: 1,
   hiddenSize: 32,
   ffnSize: 64,
-  position: 'learned',
-  ropeTheta: 10000,
-  norm: 'layer',
-  activation: 'gelu',
-  bias: true,
-  tied: true,
   dropout: 0.1,
-  normEps: 1e-5,
 };
 
 const textFile = join(folder, 'text.txt');

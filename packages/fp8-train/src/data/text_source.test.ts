@@ -1,8 +1,8 @@
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { UserError } from 'fp8-core';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { userError } from '../../test/user_error.ts';
 import { builtinCorpus } from './corpus.ts';
 import { memorySource, readText, textSource } from './text_source.ts';
 
@@ -17,17 +17,6 @@ const put = (name: string, content: string | Uint8Array) => {
   mkdirSync(join(path, '..'), { recursive: true });
   writeFileSync(path, content);
   return path;
-};
-
-const error = (run: () => unknown): string => {
-  try {
-    run();
-  } catch (caught) {
-    expect(caught).toBeInstanceOf(UserError);
-    expect((caught as Error).message).not.toContain('\n');
-    return (caught as Error).message;
-  }
-  return 'no error';
 };
 
 describe('textSource', () => {
@@ -54,8 +43,12 @@ describe('textSource', () => {
     const rows = ['one', 'two\nlines', 'drei ü'].map((text) => JSON.stringify({ text, other: 1 }));
     const pieces = [...textSource(put('rows.jsonl', `${rows.join('\n')}\n\n`)).pieces()];
     expect(pieces).toEqual(['one', 'two\nlines', 'drei ü'].map((text) => ({ text, endsDocument: true })));
-    expect(error(() => readText(put('bad.jsonl', '{"text":"a"}\n{"txt":1}\n')))).toMatch(/bad\.jsonl:2 has no "text"/);
-    expect(error(() => readText(put('bad2.jsonl', '{"text":"a"}\nnope\n')))).toMatch(/bad2\.jsonl:2 is not valid JSON/);
+    expect(userError(() => readText(put('bad.jsonl', '{"text":"a"}\n{"txt":1}\n')))).toMatch(
+      /bad\.jsonl:2 has no "text"/,
+    );
+    expect(userError(() => readText(put('bad2.jsonl', '{"text":"a"}\nnope\n')))).toMatch(
+      /bad2\.jsonl:2 is not valid JSON/,
+    );
   });
 
   it('reads a folder in one order, each file a document, without hidden files, node_modules, other kinds', () => {
@@ -110,12 +103,12 @@ describe('textSource', () => {
     ['a folder without text', () => join(put('none/x.png', 'x'), '..'), /has no text files/],
     ['a folder of empty files', () => join(put('void/x.txt', ''), '..'), /is empty/],
   ])('refuses with one clear line: %s', (_, make, expected) => {
-    expect(error(() => readText(make()))).toMatch(expected);
+    expect(userError(() => readText(make()))).toMatch(expected);
   });
 
   it('finds bad bytes behind the first block too', () => {
     const path = put('late.txt', Buffer.concat([Buffer.alloc(3 << 20, 'a '), Buffer.of(0)]));
-    expect(error(() => readText(path))).toMatch(/late\.txt is not UTF-8 text: it has NUL bytes/);
+    expect(userError(() => readText(path))).toMatch(/late\.txt is not UTF-8 text: it has NUL bytes/);
   });
 
   it('hashes the content, not the name', () => {

@@ -2,9 +2,9 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, truncateSync,
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
-import { UserError } from 'fp8-core';
 import { ByteTokenizer, type Tokenizer, trainBpe } from 'fp8-models';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { userError } from '../../test/user_error.ts';
 import { shuffled } from './permutation.ts';
 import { evalBatches, Sampler, type Batch } from './sampler.ts';
 import { memorySource, textSource } from './text_source.ts';
@@ -16,17 +16,6 @@ beforeEach(() => {
   dir = mkdtempSync(join(tmpdir(), 'tokens-'));
 });
 afterEach(() => rmSync(dir, { recursive: true }));
-
-const error = (run: () => unknown): string => {
-  try {
-    run();
-  } catch (caught) {
-    expect(caught).toBeInstanceOf(UserError);
-    expect((caught as Error).message).not.toContain('\n');
-    return (caught as Error).message;
-  }
-  return 'no error';
-};
 
 /** Tokens 0, 1, 2 …: every window tells where it was taken. */
 const counting = (numTokens: number) =>
@@ -114,15 +103,15 @@ describe('a token file', () => {
   it('is refused with one clear line when it is damaged', () => {
     const path = join(dir, 'x');
     const open = () => new TokenDataset(path).close();
-    expect(error(open)).toMatch(/cannot read .*x\.json: it does not exist/);
+    expect(userError(open)).toMatch(/cannot read .*x\.json: it does not exist/);
     writeTokenFile(path, memorySource('hello world'), new ByteTokenizer());
     const bin = readFileSync(`${path}.bin`);
     const json = readFileSync(`${path}.json`, 'utf8');
     bin[4] ^= 0x10;
     writeFileSync(`${path}.bin`, bin);
-    expect(error(open)).toMatch(/x\.bin is damaged: it does not match its checksum/);
+    expect(userError(open)).toMatch(/x\.bin is damaged: it does not match its checksum/);
     writeFileSync(`${path}.bin`, bin.subarray(0, 5));
-    expect(error(open)).toMatch(/x\.bin has 5 bytes but .*x\.json says 12 tokens of 2 bytes/);
+    expect(userError(open)).toMatch(/x\.bin has 5 bytes but .*x\.json says 12 tokens of 2 bytes/);
     for (const bad of [
       '{',
       '[]',
@@ -132,7 +121,7 @@ describe('a token file', () => {
       json.replace('12', '-1'),
     ]) {
       writeFileSync(`${path}.json`, bad);
-      expect(error(open), bad).toMatch(/x\.json/);
+      expect(userError(open), bad).toMatch(/x\.json/);
     }
     // An id beyond the vocabulary must not reach the embedding, even where the checksum was not asked for.
     writeFileSync(`${path}.json`, json);
@@ -144,9 +133,9 @@ describe('a token file', () => {
 
   it('leaves nothing behind when the text turns out to be binary', () => {
     writeFileSync(join(dir, 'late.txt'), Buffer.concat([Buffer.alloc(2 << 20, 'a '), Buffer.of(0)]));
-    expect(error(() => writeTokenFile(join(dir, 'x'), textSource(join(dir, 'late.txt')), new ByteTokenizer()))).toMatch(
-      /NUL bytes/,
-    );
+    expect(
+      userError(() => writeTokenFile(join(dir, 'x'), textSource(join(dir, 'late.txt')), new ByteTokenizer())),
+    ).toMatch(/NUL bytes/);
     expect(readdirSync(dir)).toEqual(['late.txt']);
   });
 
@@ -175,12 +164,12 @@ describe('splitTokens', () => {
   });
 
   it('says the numbers when there are too few tokens', () => {
-    expect(error(() => splitTokens(counting(65), 0.1, 32))).toMatch(
+    expect(userError(() => splitTokens(counting(65), 0.1, 32))).toMatch(
       /65 tokens are too few: sequences of 32 need 33 for training beside 33/,
     );
-    expect(error(() => splitTokens(counting(10), 0, 32))).toMatch(/10 tokens are too few/);
+    expect(userError(() => splitTokens(counting(10), 0, 32))).toMatch(/10 tokens are too few/);
     for (const bad of [-0.1, 1, NaN])
-      expect(error(() => splitTokens(counting(100), bad, 4))).toMatch(/must be in \[0, 1\)/);
+      expect(userError(() => splitTokens(counting(100), bad, 4))).toMatch(/must be in \[0, 1\)/);
   });
 });
 
@@ -268,13 +257,15 @@ describe('Sampler', () => {
     const tiny = new Sampler(counting(T + 1), { seqLen: T });
     expect(starts(tiny, 3)).toEqual([0, 0, 0]);
     expect(tiny.state().epoch).toBe(3);
-    expect(error(() => new Sampler(counting(T), { seqLen: T }))).toMatch(/8 tokens are too few: sequences of 8 need 9/);
+    expect(userError(() => new Sampler(counting(T), { seqLen: T }))).toMatch(
+      /8 tokens are too few: sequences of 8 need 9/,
+    );
   });
 
   it('refuses a position of other data', () => {
     const sampler = new Sampler(counting(100), { seqLen: T });
     for (const state of [{ epoch: 0, index: 5000 }, { epoch: -1, index: 0 }, { epoch: 0, index: NaN }, {} as never])
-      expect(error(() => sampler.restore(state))).toMatch(/does not fit these data/);
+      expect(userError(() => sampler.restore(state))).toMatch(/does not fit these data/);
   });
 });
 

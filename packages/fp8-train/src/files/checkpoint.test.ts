@@ -14,8 +14,8 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { UserError } from 'fp8-core';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { userError } from '../../test/user_error.ts';
 import { latestCheckpoint, listCheckpoints, writeCheckpoint } from './checkpoint.ts';
 import { formatManifest } from './checkpoint_manifest.ts';
 import { readCheckpoint } from './read_checkpoint.ts';
@@ -52,17 +52,6 @@ const save = (step: number, keep?: number) =>
     { keep },
   );
 
-const error = (run: () => unknown): string => {
-  try {
-    run();
-  } catch (caught) {
-    expect(caught).toBeInstanceOf(UserError);
-    expect((caught as Error).message).not.toContain('\n');
-    return (caught as Error).message;
-  }
-  return 'no error';
-};
-
 describe('a checkpoint', () => {
   it('reads back tensors, metadata and JSON', () => {
     const { path, numBytes } = save(120);
@@ -79,10 +68,10 @@ describe('a checkpoint', () => {
       expect(read.metadata('model.safetensors').format).toBe('pt');
       expect(read.tensor('h.0.w.scale')).toEqual({ dtype: 'F32', shape: [1], bytes: bytesOf(4, 121) });
       expect(read.tensor('h.0.w', 'optimizer.safetensors').bytes).toEqual(bytesOf(256, 122));
-      expect(error(() => read.tensor('h.0.w'))).toMatch(
+      expect(userError(() => read.tensor('h.0.w'))).toMatch(
         /in model\.safetensors and optimizer\.safetensors; name the file/,
       );
-      expect(error(() => read.tensor('h.9.w'))).toMatch(/has no tensor h\.9\.w/);
+      expect(userError(() => read.tensor('h.9.w'))).toMatch(/has no tensor h\.9\.w/);
       expect([read.has('h.0.w'), read.has('h.0.w.scale', 'optimizer.safetensors')]).toEqual([true, false]);
       read.close();
     }
@@ -94,7 +83,7 @@ describe('a checkpoint', () => {
     expect(readFileSync(join(dir, 'latest'), 'utf8')).toBe('step-5\n');
     expect(latestCheckpoint(dir)).toEqual({ step: 5, path: join(dir, 'step-5') });
     expect(latestCheckpoint(join(dir, 'nowhere'))).toBeUndefined();
-    expect(error(() => readCheckpoint(join(dir, 'nowhere')))).toMatch(/does not exist/);
+    expect(userError(() => readCheckpoint(join(dir, 'nowhere')))).toMatch(/does not exist/);
   });
 
   it('is replaced when the same step is saved again', () => {
@@ -176,7 +165,7 @@ describe('a damaged checkpoint', () => {
         const bad = Buffer.from(good);
         bad[at] ^= 1 << (at % 8);
         writeFileSync(join(path, name), bad);
-        const message = error(readAll);
+        const message = userError(readAll);
         // White space of the manifest may change into other white space: nothing is damaged then.
         if (message === 'no error') expect(JSON.parse(bad.toString())).toEqual(JSON.parse(good.toString()));
         else expect(message, `${name} byte ${at}`).toContain(name === 'manifest.json' ? 'step-3' : name);
@@ -185,7 +174,7 @@ describe('a damaged checkpoint', () => {
       }
       writeFileSync(join(path, name), good);
     }
-    expect(error(readAll)).toBe('no error');
+    expect(userError(readAll)).toBe('no error');
   });
 
   it('is found for every truncation', () => {
@@ -196,7 +185,7 @@ describe('a damaged checkpoint', () => {
       // The manifest's last byte is its newline.
       for (let length = 0; length < good.length - (name === 'manifest.json' ? 1 : 0); length += 7) {
         writeFileSync(join(path, name), good.subarray(0, length));
-        expect(error(readAll), `${name} cut to ${length}`).toContain(name);
+        expect(userError(readAll), `${name} cut to ${length}`).toContain(name);
       }
       writeFileSync(join(path, name), good);
     }
@@ -208,18 +197,18 @@ describe('a damaged checkpoint', () => {
     const file = join(dir, 'step-2', 'model.safetensors');
     const good = readFileSync(file);
     rmSync(file);
-    expect(error(readAll)).toMatch(/cannot read .*model\.safetensors: it does not exist/);
+    expect(userError(readAll)).toMatch(/cannot read .*model\.safetensors: it does not exist/);
     symlinkSync(join(dir, 'step-1', 'model.safetensors'), file);
-    expect(error(readAll)).toMatch(/symbolic link/);
+    expect(userError(readAll)).toMatch(/symbolic link/);
     rmSync(file);
     cpSync(join(dir, 'step-1', 'model.safetensors'), file);
-    expect(error(readAll)).toMatch(/tensor h\.0\.w.* does not match its checksum/);
+    expect(userError(readAll)).toMatch(/tensor h\.0\.w.* does not match its checksum/);
     writeFileSync(file, good);
     writeFileSync(join(dir, 'step-2', 'more.safetensors'), good);
-    expect(error(readAll)).toMatch(/more\.safetensors does not belong/);
+    expect(userError(readAll)).toMatch(/more\.safetensors does not belong/);
     rmSync(join(dir, 'step-2', 'more.safetensors'));
     cpSync(join(dir, 'step-1', 'manifest.json'), join(dir, 'step-2', 'manifest.json'));
-    expect(error(readAll)).toMatch(/step-2 holds step 1/);
+    expect(userError(readAll)).toMatch(/step-2 holds step 1/);
   });
 
   it('is skipped for the one before when asked', () => {
@@ -238,7 +227,7 @@ describe('a damaged checkpoint', () => {
     expect(told).toHaveLength(2);
     read.close();
     rmSync(join(dir, 'step-1'), { recursive: true });
-    expect(error(() => readCheckpoint(dir, { onDamaged: () => {} }))).toMatch(/step-3.*damaged/);
+    expect(userError(() => readCheckpoint(dir, { onDamaged: () => {} }))).toMatch(/step-3.*damaged/);
   });
 
   it('cannot lead out of its folder by its manifest', () => {
@@ -246,15 +235,15 @@ describe('a damaged checkpoint', () => {
     const record = { size: 2, sha256: sha256('{}') };
     for (const name of ['../x.json', '/etc/passwd', 'a/b.json', '.json', '..', 'nul\0.json']) {
       writeFileSync(join(dir, 'step-1', 'manifest.json'), formatManifest({ step: 1, files: { [name]: record } }));
-      expect(error(readAll), name).toMatch(/only plain names are allowed/);
+      expect(userError(readAll), name).toMatch(/only plain names are allowed/);
     }
     const evil = formatManifest({ step: 1, files: {} }).replace('"files"', '"__proto__"');
     writeFileSync(join(dir, 'step-1', 'manifest.json'), evil);
-    expect(error(readAll)).toMatch(/damaged/);
+    expect(userError(readAll)).toMatch(/damaged/);
     for (const entry of [null, 3, {}, { size: 1 }, { size: -1, tensors: null }]) {
       const files = { 'a.json': entry } as never;
       writeFileSync(join(dir, 'step-1', 'manifest.json'), formatManifest({ step: 1, files }));
-      expect(error(readAll)).toMatch(/damaged/);
+      expect(userError(readAll)).toMatch(/damaged/);
     }
     expect(({} as Record<string, unknown>).step).toBeUndefined();
   });
@@ -308,7 +297,9 @@ describe('a disk that refuses', () => {
       for (let filler = freeKiB; filler >= 0; filler -= 4) {
         rmSync(join(target, 'step-2'), { recursive: true, force: true });
         writeFileSync(join(target, 'filler'), new Uint8Array(filler * 1024));
-        const message = error(() => writeCheckpoint(target, 2, stateAt(2, 100), { trainer: { filler } }, { keep: 2 }));
+        const message = userError(() =>
+          writeCheckpoint(target, 2, stateAt(2, 100), { trainer: { filler } }, { keep: 2 }),
+        );
         if (message !== 'no error') {
           full++;
           expect(message).toMatch(
@@ -333,6 +324,6 @@ describe('a disk that refuses', () => {
 
   it('when a file stands where the folder should be', () => {
     writeFileSync(join(dir, 'file'), '');
-    expect(error(() => writeCheckpoint(join(dir, 'file'), 1, [], {}))).toMatch(/cannot write|cannot read/);
+    expect(userError(() => writeCheckpoint(join(dir, 'file'), 1, [], {}))).toMatch(/cannot write|cannot read/);
   });
 });

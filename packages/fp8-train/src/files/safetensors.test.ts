@@ -4,8 +4,8 @@ import { mkdtempSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
-import { UserError } from 'fp8-core';
 import { afterAll, describe, expect, it } from 'vitest';
+import { userError } from '../../test/user_error.ts';
 import { SAFETENSORS_BYTES } from './safetensors_header.ts';
 import { SafetensorsFile, saveSafetensors, type TensorSource, writeSafetensors } from './safetensors.ts';
 
@@ -31,16 +31,7 @@ function craft(header: string | Uint8Array, dataSize = 0, claimed?: bigint): str
   return file;
 }
 
-function openError(path: string): string {
-  try {
-    new SafetensorsFile(path).close();
-  } catch (error) {
-    expect(error).toBeInstanceOf(UserError);
-    expect((error as Error).message).not.toContain('\n');
-    return (error as Error).message;
-  }
-  return 'no error';
-}
+const openError = (path: string): string => userError(() => new SafetensorsFile(path).close());
 
 const tensor = (dtype: string, shape: string, offsets: string) =>
   `{"dtype":"${dtype}","shape":${shape},"data_offsets":${offsets}}`;
