@@ -87,7 +87,8 @@ function report(results: { kind: (typeof kinds)[number]; idle: number; last: Pip
   });
   const head = ['micro-batches m', 'chunks v', '(pp - 1) / (v m + pp - 1)', 'measured, median', 'ratio'];
   const text = table(head, rows);
-  const timeline = drawText(asSimulation(results[1].last), 4);
+  const measured = asSimulation(results[1].last);
+  const timeline = drawText(measured, measured.end / 40);
   console.log(`${text}\n\n${timeline}`);
   if (!options.save) return;
   const command = `npx tsx -C source benchmarks/training/bubble.ts ${process.argv.slice(2).join(' ')}`;
