@@ -15,7 +15,7 @@ const SYSTEM: Record<string, string> = {
   EROFS: 'the file system is read-only',
   ENOSPC: 'the disk is full',
   EDQUOT: 'the disk quota is used up',
-  EMFILE: 'too many open files',
+  EMFILE: 'too many open files; `ulimit -n` shows and raises the limit',
   EEXIST: 'it exists already',
 };
 
