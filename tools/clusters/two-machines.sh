@@ -4,6 +4,7 @@
 # ranks each, so the ranks of one see those of the other over 10.77.1.1 and 10.77.1.2 only, encrypted. Output of both comes out as
 # it is. Needs root and `ip`. Exit code: that of the first machine, else of the second; 77 where namespaces cannot be made.
 #   CUT_AFTER=S CUT_SECONDS=T   pulls the cable S seconds after the start, for T seconds
+#   MAX_RESTARTS=K              --max-restarts for both launchers
 set -uo pipefail
 [ $# -ge 2 ] || { echo "usage: $0 NPROC COMMAND…" >&2; exit 2; }
 [ "$(id -u)" = 0 ] || { echo "skipped: network namespaces need root" >&2; exit 77; }
@@ -40,7 +41,7 @@ launch() { # namespace, node rank, command…
   local name=$1 rank=$2
   shift 2
   exec ip netns exec "$name" node "$here/packages/fp8-cli/bin/fp8lm.mjs" launch \
-    --nproc "$nproc" --nnodes 2 --node-rank "$rank" --master 10.77.1.1:29500 -- "$@"
+    --nproc "$nproc" --nnodes 2 --node-rank "$rank" --master 10.77.1.1:29500 --max-restarts "${MAX_RESTARTS:-0}" -- "$@"
 }
 launch "$a" 0 "$@" &
 pids+=($!)
