@@ -130,7 +130,7 @@ export function startMachines(
   machines: Machines,
   nproc: number,
   env: Record<string, string>,
-  key = newJobKey(),
+  { key = newJobKey(), maxRestarts = 0 } = {},
 ): MachineJob {
   const program = fileURLToPath(new URL('./ranks/loop.ts', import.meta.url));
   const flight = mkdtempSync(join(ownTmp, 'flight-'));
@@ -140,7 +140,14 @@ export function startMachines(
   let err = '';
   const children = machines.names.map((name, i) => {
     const wiring = ['--nproc', `${nproc}`, '--nnodes', '2', '--node-rank', `${i}`];
-    const where = ['--master', `${machines.addresses[0]}:${port}`, '--flight', flight];
+    const where = [
+      '--master',
+      `${machines.addresses[0]}:${port}`,
+      '--flight',
+      flight,
+      '--max-restarts',
+      `${maxRestarts}`,
+    ];
     const launcher = fileURLToPath(new URL('./ranks/launcher.ts', import.meta.url));
     const child = spawn('ip', ['netns', 'exec', name, ...node, launcher, ...wiring, ...where, '--', ...node, program], {
       stdio: ['ignore', 'pipe', 'pipe'],

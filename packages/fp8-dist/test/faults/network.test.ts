@@ -59,6 +59,24 @@ describe.skipIf(missing)('between two machines', { timeout: full ? 7_200_000 : 2
     });
   });
 
+  it('a job whose rank is killed starts again on both, to the same bits', async () => {
+    await withMachines(async (machines) => {
+      const env = { LOOP_STEPS: '100', LOOP_PACE: '5' };
+      const calm = await finished(startMachines(machines, 2, env));
+      for (const victim of times(1, 20) === 1 ? [3] : Array.from({ length: 20 }, (_, i) => i % 4)) {
+        const job = startMachines(machines, 2, env, { maxRestarts: 1 });
+        const pids = await job.running;
+        await pause(Math.random() * 300);
+        process.kill(pids[victim], 'SIGKILL');
+        const again = await finished(job);
+        expect(again.codes, again.err).toEqual([0, 0]);
+        expect(again.err.match(/starting again \(1 of 1/g), again.err).toHaveLength(2);
+        expect(again.ends).toHaveLength(4);
+        expect(again.digests).toEqual(calm.digests);
+      }
+    });
+  });
+
   it('connections closed under load lose, double and shift nothing', async () => {
     await withMachines(async (machines) => {
       const wanted = times(15, 300);
@@ -99,7 +117,7 @@ describe.skipIf(missing)('between two machines', { timeout: full ? 7_200_000 : 2
   it('the key of a job is in no argument, log or flight record', async () => {
     await withMachines(async (machines) => {
       const key = newJobKey();
-      const job = startMachines(machines, 1, {}, key);
+      const job = startMachines(machines, 1, {}, { key });
       const pids = await job.running;
       const commands = [...pids, ...job.launchers].map((pid) => readFileSync(`/proc/${pid}/cmdline`, 'utf8'));
       process.kill(pids[0], 'SIGKILL');
