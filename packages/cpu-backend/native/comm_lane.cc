@@ -136,7 +136,7 @@ void Lane::kick() {
 }
 
 void Lane::post(int channel, std::unique_ptr<Op> op) {
-  const bool large = !op->eager, sends = op->code == Code::send;
+  const bool sends = op->code == Code::send;
   if (progress_.try_lock()) {
     admit();
     WaitSet waits;
@@ -144,7 +144,7 @@ void Lane::post(int channel, std::unique_ptr<Op> op) {
     c.add(static_cast<std::unique_ptr<Op>&&>(op));
     // What a sender can leave here now needs no other thread of it later.
     while (c.step(waits) && sends) {}
-    const bool help = sends ? c.needsHelp() : large || c.needsHelp();
+    const bool help = c.needsHelp();
     progress_.unlock();
     if (help) kick();
     return;
