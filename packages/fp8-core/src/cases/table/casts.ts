@@ -178,33 +178,24 @@ const rows: KernelCase[] = fp8.flatMap((y) =>
       }),
       { sums: columnSums },
     ),
-    kernelCase(
-      'quantize_rows',
-      `${x} -> ${y}, sums, warm window, large`,
-      (r) => ({
-        y: output(y, 300 * 130),
-        sums: input('f32', new Float32Array(130)),
-        x: input(x, r.normals(300 * 130)),
-        window: window(16, 16),
-        rows: 300,
-        dim: 130,
-        random: 0,
-      }),
-      { sums: columnSums },
-    ),
-    kernelCase(
-      'quantize_rows',
-      `${x} -> ${y}, sums, warm window, whole vectors`,
-      (r) => ({
-        y: output(y, 70 * 264),
-        sums: input('f32', new Float32Array(264)),
-        x: input(x, r.normals(70 * 264)),
-        window: window(16, 16),
-        rows: 70,
-        dim: 264,
-        random: 0,
-      }),
-      { sums: columnSums },
+    ...[
+      { what: 'large', rows: 300, dim: 130 },
+      { what: 'whole vectors', rows: 70, dim: 264 },
+    ].map(({ what, rows, dim }) =>
+      kernelCase(
+        'quantize_rows',
+        `${x} -> ${y}, sums, warm window, ${what}`,
+        (r) => ({
+          y: output(y, rows * dim),
+          sums: input('f32', new Float32Array(dim)),
+          x: input(x, r.normals(rows * dim)),
+          window: window(16, 16),
+          rows,
+          dim,
+          random: 0,
+        }),
+        { sums: columnSums },
+      ),
     ),
     ...[
       { rows: 272, dim: 144 },
