@@ -136,6 +136,9 @@ const layers = [
   { layer: 'GPT-175B proj', n: 12288, k: 49152, m: 4096 },
 ];
 
+/** As the PyTorch peer does (torch_gpu.py). */
+const settleMs = 1000;
+
 /** y = x w' as in forward: both operands contiguous along k. */
 export function measureProducts(backend: CudaBackend): Product[] {
   const clock = clockOf(backend);
@@ -150,7 +153,7 @@ export function measureProducts(backend: CudaBackend): Product[] {
           empty(backend, [m * n], 'bf16'),
         ];
         const args = { m, n, k, trans_a: 0, trans_b: 1, accumulate: 0, compute_f32: 0, alpha: 1 };
-        const ms = clock.ms(() => backend.kernels.gemm({ c, a, b, ...args }));
+        const ms = clock.ms(() => backend.kernels.gemm({ c, a, b, ...args }), settleMs);
         return ms === null ? null : (2 * m * n * k) / ms / 1e9;
       });
     const [bf16Tflops, fp8Tflops] = [rate('bf16'), rate('e4m3')];

@@ -49,9 +49,13 @@ class Gpt(torch.nn.Module):
         return F.cross_entropy((self.ln(x) @ self.wte.weight.T).float().flatten(0, 1), targets.flatten())
 
 
-def timed(call, bursts=7):
-    for _ in range(3):
-        call()
+def timed(call, bursts=7, settle=1.0):
+    """After a second of the same work: a chip that has rested is faster for a while (clock.ts)."""
+    start = time.perf_counter()
+    while time.perf_counter() - start < settle:
+        for _ in range(10):
+            call()
+        torch.cuda.synchronize()
     times = []
     for _ in range(bursts):
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)

@@ -4,6 +4,9 @@
 // finite nothing can saturate, since its scale was chosen from that amax: such chunks count nothing. Chunks of a tensor with an
 // infinite amax, tensors at odd addresses and ends of tensors are done value by value, and do count.
 //
+// Where the states and the gradient all have scales, those are folded into the step's constants (Folded): a third fewer
+// instructions.
+//
 // One file, though long: measure, apply and the value-by-value way must agree in every rounding, and are read side by side.
 #include <stdexcept>
 #include <string>
@@ -25,6 +28,7 @@ template <DType P_, DType M_, DType V_, DType G_, DType W_ = kNone> struct Forma
   static constexpr DType P = P_, M = M_, V = V_, G = G_, W = W_;
   static constexpr bool hasW = W != kNone, scaledW = isScaled<W>;
   static constexpr bool needsP = isScaled<P> || scaledW, needsM = isScaled<M>, needsV = isScaled<V>, measures = needsP || needsM || needsV;
+  static constexpr bool foldable = isScaled<P> && isScaled<M> && isScaled<V> && isScaled<G>;
   static constexpr int narrowest = [] {
     int bytes = 4;
     for (const DType t : {P, M, V, G, hasW ? W : P}) bytes = int(bytesOf(t)) < bytes ? int(bytesOf(t)) : bytes;
@@ -70,6 +74,12 @@ struct Live {
   bool writesW = false;  // not where p's amax is infinite: castWeightKernel does that
 };
 
+/// In shared memory, so that no register holds it where it is folded.
+struct Entered {
+  Live live;
+  math::AdamWStep step;
+};
+
 template <DType D> constexpr float kLargest = maxOf(D);
 
 template <DType D> __device__ __forceinline__ float unscale(float x, float inv) {
@@ -113,10 +123,69 @@ template <class F, bool apply> __device__ __forceinline__ Live enter(const List<
   return a;
 }
 
+constexpr float powerOfTwo(int n) { return n == 0 ? 1.0f : n > 0 ? 2.0f * powerOfTwo(n - 1) : 0.5f * powerOfTwo(n + 1); }
+template <int N> constexpr float kPow2 = powerOfTwo(N);
+template <int low, int high> __device__ __forceinline__ bool isWithin(float x) { return x >= kPow2<low> && x <= kPow2<high>; }
+
+/// The constants of a step with the scales of one tensor in them. States have powers of two for scales (scaleFor), and a product
+/// with one of those is exact: wherever it is done, the bits are the same. So codes become new values with a product fewer each,
+/// and come out times their new scales, as they are stored (in the measuring pass those are 1). The gradient's factor is no
+/// power of two (mu), so both of its products stay.
+///
+/// This holds as long as nothing leaves the normal range, either way. `holds` says so, with room: a new m is then 0 or at least
+/// 2^-57 of the largest code (products of codes from 2^-9 on with at least 2^-8 and 2^-16; the last bit of their difference), and
+/// neither the square of a gradient nor step m / (sqrt(v) c + eps) becomes subnormal.
+struct Folded {
+  float g = 1.0f, clip = 1.0f, m = 0.0f, mg = 0.0f, v = 0.0f, vg = 0.0f, p = 0.0f, root = 0.0f, c = 0.0f, eps = 0.0f, step = 0.0f, w = 0.0f;
+  bool holds = false;
+};
+/// Roots are taken of v 2^86 + 2^-70: far from both ends of the range, and never 0. What that adds is below half a bit of eps.
+constexpr int kRaised = 86;
+constexpr float kFloor = kPow2<-70>;
+
+template <bool apply> __device__ __forceinline__ Folded fold(const Live& a, const math::AdamWStep& s) {
+  Folded f;
+  f.g = a.invG, f.clip = s.clip;
+  f.m = math::mul(s.beta1, math::mul(a.invM, a.scaleM)), f.mg = math::mul(s.oneMinusBeta1, a.scaleM);
+  f.v = math::mul(s.beta2, math::mul(a.invV, a.scaleV)), f.vg = math::mul(s.oneMinusBeta2, a.scaleV);
+  f.p = math::mul(s.decay, math::mul(a.invP, a.scaleP));
+  f.root = math::div(kPow2<kRaised>, a.scaleV);
+  f.c = apply ? math::mul(s.rootCorrection2, kPow2<-kRaised / 2>) : s.rootCorrection2, f.eps = s.eps;
+  f.step = math::mul(s.step, math::div(a.scaleP, a.scaleM));
+  f.w = math::mul(a.newP, a.scaleW);
+  const float gradient = math::mul(a.invG, s.clip);
+  f.holds = isWithin<-4, 0>(s.beta1) && isWithin<-4, 0>(s.beta2) && isWithin<-8, 0>(s.oneMinusBeta1) && isWithin<-12, 0>(s.oneMinusBeta2) &&
+            isWithin<-1, 0>(s.decay) && isWithin<-60, 60>(a.invM) && isWithin<-100, 20>(a.invV) && isWithin<-60, 60>(a.invP) &&
+            isWithin<-48, 40>(gradient);
+  if constexpr (apply) {
+    f.holds = f.holds && isWithin<-40, 40>(a.scaleM) && isWithin<-4, 100>(a.scaleV) && isWithin<-60, 60>(a.scaleP) &&
+              isWithin<-8, 100>(math::mul(a.invM, a.scaleM)) && isWithin<-16, 100>(math::mul(gradient, a.scaleM)) &&
+              isWithin<-60, 120>(math::mul(a.invV, a.scaleV)) && isWithin<-20, 20>(math::mul(a.invP, a.scaleP)) && isWithin<-60, 60>(f.w) &&
+              isWithin<-30, 0>(s.eps) && isWithin<0, 10>(s.rootCorrection2) && (s.step == 0.0f || isWithin<-24, 4>(s.step));
+  }
+  return f;
+}
+
+/// What new values are made of, of four elements: m and v times their new scales, and the p before times its own.
+template <class F> struct FoldedStates {
+  float m[4], v[4], p[4];
+  __device__ __forceinline__ FoldedStates(const Folded& f, const float (&gCode)[4], const float (&mCode)[4], const float (&vCode)[4], const float (&pCode)[4]) {
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+      const float g = math::mul(math::mul(gCode[e], f.g), f.clip);
+      m[e] = math::add(math::mul(f.m, mCode[e]), math::mul(f.mg, g));
+      v[e] = math::add(math::mul(f.v, vCode[e]), math::mul(f.vg, math::mul(g, g)));
+      p[e] = math::mul(f.p, pCode[e]);
+    }
+  }
+};
+
 /// Amaxes of the new values that a thread has seen, as floats; NaN once one was.
 struct Largest {
   float p = 0.0f, m = 0.0f, v = 0.0f;
 };
+
+constexpr float kMargin = 1.001f;
 
 /// The new p where it may be larger than all seen so far: the update is nearly |p| decay + step |m| / (sqrt(v) c + eps), and what
 /// stays below by more than the error of that need not be known exactly.
@@ -126,7 +195,7 @@ template <class F> __device__ __forceinline__ void measureOne(float p, float g, 
   if constexpr (F::needsV) seen.v = maxMagnitude(seen.v, v);
   if constexpr (F::needsP) {
     const float u = fabsf(m) * nearlyRecip(math::mulAdd(nearlySqrt(v), step.rootCorrection2, step.eps));
-    const float bound = math::mulAdd(step.step, u, fabsf(math::mul(p, step.decay))) * 1.001f;
+    const float bound = math::mulAdd(step.step, u, fabsf(math::mul(p, step.decay))) * kMargin;
     if (!(bound <= seen.p)) {
       const float exact = math::div(m, math::add(math::mul(math::sqrt(v), step.rootCorrection2), step.eps));
       seen.p = maxMagnitude(seen.p, math::sub(math::mul(p, step.decay), math::mul(step.step, exact)));
@@ -134,68 +203,93 @@ template <class F> __device__ __forceinline__ void measureOne(float p, float g, 
   }
 }
 
-template <class F> __device__ __forceinline__ void measureGroup(const Job<F>& j, int64_t i, const Live& a, const math::AdamWStep& step, Largest& seen) {
-  constexpr int G = F::group;
-  Pack<F::P, G> p;
-  Pack<F::M, G> m;
-  Pack<F::V, G> v;
-  Pack<F::G, G> g;
-  g.load(j.grad, i);
-  m.load(j.m, i);
-  if constexpr (F::needsV || F::needsP) v.load(j.v, i);
-  if constexpr (F::needsP) p.load(j.p, i);
+/// The states and the gradient of neighbours, as stored.
+template <class F> struct Neighbours {
+  Pack<F::P, F::group> p;
+  Pack<F::M, F::group> m;
+  Pack<F::V, F::group> v;
+  Pack<F::G, F::group> g;
+  template <bool apply> __device__ __forceinline__ void load(const Job<F>& j, int64_t i) {
+    g.load(j.grad, i);
+    m.load(j.m, i);
+    if constexpr (apply || F::needsV || F::needsP) v.load(j.v, i);
+    if constexpr (apply || F::needsP) p.load(j.p, i);
+  }
+};
+
+template <class F> __device__ __forceinline__ void measureGroup(const Job<F>& j, int64_t i, const Shared<Entered>& entered, const Folded& f, Largest& seen) {
+  Neighbours<F> n;
+  n.template load<false>(j, i);
 #pragma unroll
-  for (int q = 0; q < G / 4; q++) {
+  for (int q = 0; q < F::group / 4; q++) {
     float pv[4] = {}, mv[4], vv[4] = {}, gv[4];
-    g.decode(q, gv);
-    m.decode(q, mv);
-    if constexpr (F::needsV || F::needsP) v.decode(q, vv);
-    if constexpr (F::needsP) p.decode(q, pv);
+    n.g.decode(q, gv);
+    n.m.decode(q, mv);
+    if constexpr (F::needsV || F::needsP) n.v.decode(q, vv);
+    if constexpr (F::needsP) n.p.decode(q, pv);
+    if constexpr (F::foldable) {
+      const FoldedStates<F> s(f, gv, mv, vv, pv);
+      float most = 0.0f;
+#pragma unroll
+      for (int e = 0; e < 4; e++) {
+        seen.m = maxMagnitude(seen.m, s.m[e]);
+        seen.v = maxMagnitude(seen.v, s.v[e]);
+        const float u = fabsf(s.m[e]) * nearlyRecip(math::mulAdd(nearlySqrt(s.v[e]), f.c, f.eps));
+        most = maxMagnitude(most, math::mulAdd(f.step, u, fabsf(s.p[e])));
+      }
+      if (most * kMargin <= seen.p) continue;
+    }
+    const auto [a, step] = Entered(entered[0]);
 #pragma unroll
     for (int e = 0; e < 4; e++)
       measureOne<F>(unscale<F::P>(pv[e], a.invP), unscale<F::G>(gv[e], a.invG), unscale<F::M>(mv[e], a.invM), unscale<F::V>(vv[e], a.invV), step, seen);
   }
 }
 
-template <class F> __device__ __forceinline__ void applyGroup(const Job<F>& j, int64_t i, const Live& a, const math::AdamWStep& step) {
-  constexpr int G = F::group;
-  Pack<F::P, G> p;
-  Pack<F::M, G> m;
-  Pack<F::V, G> v;
-  Pack<F::G, G> g;
-  Pack<F::hasW ? F::W : F::P, G> w;
-  g.load(j.grad, i);
-  m.load(j.m, i);
-  v.load(j.v, i);
-  p.load(j.p, i);
+template <class F> __device__ __forceinline__ void applyGroup(const Job<F>& j, int64_t i, const Shared<Entered>& entered, const Folded& f) {
+  Neighbours<F> n;
+  n.template load<true>(j, i);
+  Pack<F::hasW ? F::W : F::P, F::group> w;
 #pragma unroll
-  for (int q = 0; q < G / 4; q++) {
-    float pv[4], mv[4], vv[4], gv[4];
-    g.decode(q, gv);
-    m.decode(q, mv);
-    v.decode(q, vv);
-    p.decode(q, pv);
+  for (int q = 0; q < F::group / 4; q++) {
+    float pv[4], mv[4], vv[4], gv[4], newP = 1.0f, scaleW = 1.0f;
+    n.g.decode(q, gv);
+    n.m.decode(q, mv);
+    n.v.decode(q, vv);
+    n.p.decode(q, pv);
+    if constexpr (F::foldable) {
+      const FoldedStates<F> s(f, gv, mv, vv, pv);
 #pragma unroll
-    for (int e = 0; e < 4; e++) {
-      float newM = unscale<F::M>(mv[e], a.invM), newV = unscale<F::V>(vv[e], a.invV);
-      const float newP = math::adamwUpdate(unscale<F::P>(pv[e], a.invP), unscale<F::G>(gv[e], a.invG), newM, newV, step);
-      pv[e] = unscale<F::P>(newP, a.scaleP);
-      mv[e] = unscale<F::M>(newM, a.scaleM);
-      vv[e] = unscale<F::V>(newV, a.scaleV);
+      for (int e = 0; e < 4; e++) {
+        const float root = sqrtInRange(fusedMulAdd(s.v[e], f.root, kFloor));
+        const float u = divInRange(s.m[e], math::add(math::mul(root, f.c), f.eps));
+        mv[e] = s.m[e], vv[e] = s.v[e], pv[e] = math::sub(s.p[e], math::mul(f.step, u));
+      }
+    } else {
+      const auto [a, step] = Entered(entered[0]);
+      newP = a.newP, scaleW = a.scaleW;
+#pragma unroll
+      for (int e = 0; e < 4; e++) {
+        float newM = unscale<F::M>(mv[e], a.invM), newV = unscale<F::V>(vv[e], a.invV);
+        const float newP = math::adamwUpdate(unscale<F::P>(pv[e], a.invP), unscale<F::G>(gv[e], a.invG), newM, newV, step);
+        pv[e] = unscale<F::P>(newP, a.scaleP);
+        mv[e] = unscale<F::M>(newM, a.scaleM);
+        vv[e] = unscale<F::V>(newV, a.scaleV);
+      }
     }
-    p.encode(q, pv);
-    m.encode(q, mv);
-    v.encode(q, vv);
+    n.p.encode(q, pv);
+    n.m.encode(q, mv);
+    n.v.encode(q, vv);
     if constexpr (F::hasW) {
-      p.decode(q, pv);
+      n.p.decode(q, pv);
 #pragma unroll
-      for (int e = 0; e < 4; e++) pv[e] = unscale<F::W>(unscale<F::P>(pv[e], a.newP), a.scaleW);
+      for (int e = 0; e < 4; e++) pv[e] = F::foldable ? math::mul(pv[e], f.w) : unscale<F::W>(unscale<F::P>(pv[e], newP), scaleW);
       w.encode(q, pv);
     }
   }
-  p.store(j.p, i);
-  m.store(j.m, i);
-  v.store(j.v, i);
+  n.p.store(j.p, i);
+  n.m.store(j.m, i);
+  n.v.store(j.v, i);
   if constexpr (F::hasW) w.store(j.w, i);
 }
 
@@ -208,8 +302,9 @@ template <DType D> __device__ __forceinline__ Code<D> encodeCounted(float x, flo
 }
 
 /// Value by value, from `begin` on in steps of `step`.
-template <class F, bool apply> __device__ __forceinline__ void oneByOne(const List<F>& list, int k, int64_t begin, int64_t end, int stride, const Live& a, const math::AdamWStep& step, Largest& seen) {
+template <class F, bool apply> __device__ __forceinline__ void oneByOne(const List<F>& list, int k, int64_t begin, int64_t end, int stride, const Shared<Entered>& entered, Largest& seen) {
   const Job<F>& j = list.job[k];
+  const auto [a, step] = Entered(entered[0]);
   unsigned clampedP = 0, clampedM = 0, clampedV = 0;
   for (int64_t i = begin; i < end; i += stride) {
     float m = unscale<F::M>(Form<F::M>::decode(j.m[i]), a.invM), v = unscale<F::V>(Form<F::V>::decode(j.v[i]), a.invV);
@@ -236,19 +331,21 @@ template <class F, bool apply> __device__ __forceinline__ void oneByOne(const Li
   }
 }
 
-template <class F, bool apply> __device__ __forceinline__ void doChunk(const List<F>& list, int k, int64_t begin, const Live& a, const math::AdamWStep& step, Largest& seen) {
+/// @param valueByValue nothing else will do
+template <class F, bool apply>
+__device__ __forceinline__ void doChunk(const List<F>& list, int k, int64_t begin, bool valueByValue, const Shared<Entered>& entered, const Folded& f, Largest& seen) {
   const Job<F>& j = list.job[k];
   const int64_t end = begin + kChunk < j.n ? begin + kChunk : j.n;
-  if (!j.aligned || a.counts || (F::hasW && apply && !a.writesW)) return oneByOne<F, apply>(list, k, begin + threadIdx.x, end, kThreads, a, step, seen);
+  if (!j.aligned || valueByValue) return oneByOne<F, apply>(list, k, begin + threadIdx.x, end, kThreads, entered, seen);
   constexpr int perRound = kThreads * F::group;
   for (int64_t base = begin; base < end; base += perRound) {
     const int64_t i = base + int64_t(threadIdx.x) * F::group;
     if constexpr (!apply && F::needsP) seen.p = floatOf(warpMax(magnitude(seen.p)));  // so that few values need the exact p
     if (i + F::group <= end) {
-      if constexpr (apply) applyGroup(j, i, a, step);
-      else measureGroup(j, i, a, step, seen);
+      if constexpr (apply) applyGroup(j, i, entered, f);
+      else measureGroup(j, i, entered, f, seen);
     } else {
-      oneByOne<F, apply>(list, k, i, end, 1, a, step, seen);
+      oneByOne<F, apply>(list, k, i, end, 1, entered, seen);
     }
   }
 }
@@ -298,12 +395,10 @@ template <class F> __device__ __forceinline__ void leaveApplied(const List<F>& l
 
 template <class F, bool apply> __global__ void __launch_bounds__(kThreads, F::blocks) adamwKernel(const __grid_constant__ List<F> list) {
   if (list.control[kSkip] != 0.0f) return;
-  FP8_SHARED(math::AdamWStep, stepOfBlock, 1);
-  if (threadIdx.x == 0) stepOfBlock[0] = stepOf(list.hyper, list.control);
-  __syncthreads();
-  math::AdamWStep step = stepOfBlock[0];
+  FP8_SHARED(Entered, entered, 1);
   Largest seen;
-  Live live;
+  Folded folded;
+  bool valueByValue = false;
   int present = -1;
   unsigned done = 0;
   const int chunks = list.chunks();
@@ -312,16 +407,25 @@ template <class F, bool apply> __global__ void __launch_bounds__(kThreads, F::bl
     const int chunk = apply ? chunks - 1 - turn : turn, k = turn < chunks ? list.jobOf(chunk) : -1;
     if (k != present) {
       if (present >= 0) {
-        if constexpr (apply) leaveApplied(list, present, done, live);
+        if constexpr (apply) leaveApplied(list, present, done, Entered(entered[0]).live);
         else leaveMeasured(list, present, done, seen);
       }
       if (k < 0) return;
-      live = enter<F, apply>(list, present = k);
-      step.decay = list.job[k].decay;
+      __syncthreads();
+      if (threadIdx.x == 0) {
+        math::AdamWStep step = present < 0 ? stepOf(list.hyper, list.control) : Entered(entered[0]).step;
+        step.decay = list.job[k].decay;
+        entered[0] = Entered{enter<F, apply>(list, k), step};
+      }
+      __syncthreads();
+      const auto [live, step] = Entered(entered[0]);
+      if constexpr (F::foldable) folded = fold<apply>(live, step);
+      valueByValue = live.counts || (F::hasW && apply && !live.writesW) || (F::foldable && !folded.holds);
+      present = k;
       seen = Largest();
       done = 0;
     }
-    doChunk<F, apply>(list, k, int64_t(chunk - list.firstChunk[k]) * kChunk, live, step, seen);
+    doChunk<F, apply>(list, k, int64_t(chunk - list.firstChunk[k]) * kChunk, valueByValue, entered, folded, seen);
     done++;
   }
 }

@@ -85,6 +85,25 @@ __device__ __forceinline__ float nearlyRecip(float x) {
   asm("rcp.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
   return y;
 }
+/// a b + c, rounded once.
+__device__ __forceinline__ float fusedMulAdd(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+/// sqrt(x), correctly rounded, for x in [2^-100, 2^126]: what __fsqrt_rn does there, without its branch for all others, which keeps
+/// neighbouring elements from being worked on together.
+__device__ __forceinline__ float sqrtInRange(float x) {
+  float r;
+  asm("rsqrt.approx.ftz.f32 %0, %1;\n" : "=f"(r) : "f"(x));
+  const float root = __fmul_rn(x, r);
+  return __fmaf_rn(__fmaf_rn(-root, root, x), __fmul_rn(r, 0.5f), root);
+}
+/// a / b, correctly rounded, for b in [2^-30, 2^30] and |a| in [2^-80, 2^40] or 0: likewise.
+__device__ __forceinline__ float divInRange(float a, float b) {
+  float r = nearlyRecip(b);
+  r = __fmaf_rn(r, __fmaf_rn(-b, r, 1.0f), r);
+  float q = __fmul_rn(a, r);
+  q = __fmaf_rn(r, __fmaf_rn(-b, q, a), q);
+  q = __fmaf_rn(r, __fmaf_rn(-b, q, a), q);
+  return copysignf(q, a);  // of a 0 the corrections lose the sign
+}
 /// max(a, |x|); NaN if either is.
 __device__ __forceinline__ float maxMagnitude(float a, float x) {
   float y;

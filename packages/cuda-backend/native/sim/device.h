@@ -72,6 +72,9 @@ template <class T> inline Ptr<T> rawPtr(void* data, int64_t count, const char* n
 inline float fastExp2(float x) { return exp2f(x); }
 inline float nearlySqrt(float x) { return sqrtf(x); }
 inline float nearlyRecip(float x) { return 1.0f / x; }
+inline float fusedMulAdd(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+inline float sqrtInRange(float x) { return __builtin_sqrtf(x); }
+inline float divInRange(float a, float b) { return a / b; }
 inline float maxMagnitude(float a, float x) { return a != a ? a : x != x || fabsf(x) > a ? fabsf(x) : a; }
 inline uint32_t bf16Pair(float low, float high) { return uint32_t(encodeBF16(low)) | uint32_t(encodeBF16(high)) << 16; }
 inline void decodeHalves(uint32_t w, float* v) {

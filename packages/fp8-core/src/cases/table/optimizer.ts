@@ -44,20 +44,43 @@ interface Step {
   spoil?: number;
   phase?: number;
   amaxes?: readonly number[];
+  /** Every state and the gradient at the ends of their formats, zeros of both signs among them. */
+  ends?: boolean;
+  /** Powers of two by which the states are smaller. */
+  smaller?: number;
 }
+
+/** Values whose codes at a scale are anything: from below the smallest to the largest, and zeros of both signs. */
+const anything = (r: CaseRandom, n: number, scale: number): Float32Array =>
+  r.wide(n, -28, 16).map((x, i) => (i % 5 === 0 ? 0 : i % 7 === 0 ? -0 : x / scale));
 
 function adamw(name: string, s: States, o: Step): KernelCase {
   const { n } = o;
+  const by = 2 ** (o.smaller ?? 0);
+  const scales = { p: 1024, grad: 2 ** 15 * by, m: 2 ** 16 * by, v: 2 ** 22 * by * by };
+  const first = (r: CaseRandom): Float32Array =>
+    o.fresh ? new Float32Array(n) : o.ends ? anything(r, n, scales.m) : r.normals(n, 1e-3 / by);
+  const second = (r: CaseRandom): Float32Array =>
+    o.fresh
+      ? new Float32Array(n)
+      : o.ends
+        ? anything(r, n, scales.v).map(Math.abs)
+        : r.normals(n, 1e-3 / by).map((x) => x * x);
+  const weights = (r: CaseRandom): Float32Array => (o.ends ? anything(r, n, scales.p) : r.normals(n, 0.05));
   return kernelCase('adamw', name, (r) => ({
-    w: state(s.w, r.normals(n, 0.05), 1024),
-    master: s.master && state(s.master, r.normals(n, 0.05), 1024),
-    grad: state(s.grad, o.gradient?.(r, n) ?? r.normals(n, 1e-3), 2 ** 15),
+    w: state(s.w, weights(r), scales.p),
+    master: s.master && state(s.master, weights(r), scales.p),
+    grad: state(
+      s.grad,
+      o.gradient?.(r, n) ?? (o.ends ? anything(r, n, scales.grad) : r.normals(n, 1e-3 / by)),
+      scales.grad,
+    ),
     m: state(
       s.m,
-      o.fresh ? new Float32Array(n) : r.normals(n, 1e-3).map((x, i) => (i === 70 ? x + (o.spoil ?? 0) : x)),
-      2 ** 16,
+      first(r).map((x, i) => (i === 70 ? x + (o.spoil ?? 0) : x)),
+      scales.m,
     ),
-    v: state(s.v, o.fresh ? new Float32Array(n) : r.normals(n, 1e-3).map((x) => x * x), 2 ** 22),
+    v: state(s.v, second(r), scales.v),
     control: input('f32', [o.clip ?? 1, 1, o.skip ? 1 : 0, o.step ?? 3]),
     amaxes: o.amaxes ? input('f32', o.amaxes) : null,
     n,
@@ -83,6 +106,9 @@ const steps: KernelCase[] = Object.entries(recipes).flatMap(([name, s]) => [
   adamw(`${name}, gradients over many powers of two`, s, { n: 517, gradient: (r, n) => r.wide(n, -40, 10) }),
   adamw(`${name}, large (several threads)`, s, { n: 40_003, weightDecay: 0 }),
   adamw(`${name}, one moment NaN`, s, { n: 200, spoil: Number.NaN }),
+  adamw(`${name}, codes from end to end`, s, { n: 4099, ends: true, clip: 0.71, step: 17 }),
+  adamw(`${name}, codes from end to end, tiny states`, s, { n: 4099, ends: true, smaller: 25, step: 17 }),
+  adamw(`${name}, tiny states`, s, { n: 1003, smaller: 12, step: 300 }),
   // A shard of a larger tensor: measured, then stored with the amaxes of the whole.
   adamw(`${name}, measured`, s, { n: 4099, phase: 1, amaxes: [7, 8, 9] }),
   adamw(`${name}, measured, one moment NaN`, s, { n: 200, phase: 1, amaxes: [7, 8, 9], spoil: Number.NaN }),
