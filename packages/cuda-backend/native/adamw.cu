@@ -401,10 +401,11 @@ template <class F, bool apply> __global__ void __launch_bounds__(kThreads, F::bl
   bool valueByValue = false;
   int present = -1;
   unsigned done = 0;
-  const int chunks = list.chunks();
-  for (int turn = int(blockIdx.x);; turn += int(gridDim.x)) {
-    // The second pass goes backwards: what the first has read last is still near.
-    const int chunk = apply ? chunks - 1 - turn : turn, k = turn < chunks ? list.jobOf(chunk) : -1;
+  // Neighbouring chunks, so that a block enters few tensors: that costs it an answer of the memory and two barriers.
+  const int64_t chunks = list.chunks();
+  const int end = int(chunks * (blockIdx.x + 1) / gridDim.x);
+  for (int chunk = int(chunks * blockIdx.x / gridDim.x);; chunk++) {
+    const int k = chunk < end ? list.jobOf(chunk) : -1;
     if (k != present) {
       if (present >= 0) {
         if constexpr (apply) leaveApplied(list, present, done, Entered(entered[0]).live);
