@@ -394,6 +394,7 @@ template <class F> __device__ __forceinline__ void leaveApplied(const List<F>& l
 }
 
 template <class F, bool apply> __global__ void __launch_bounds__(kThreads, F::blocks) adamwKernel(const __grid_constant__ List<F> list) {
+  beginKernel();
   if (list.control[kSkip] != 0.0f) return;
   FP8_SHARED(Entered, entered, 1);
   Largest seen;
@@ -434,6 +435,7 @@ template <class F, bool apply> __global__ void __launch_bounds__(kThreads, F::bl
 /// The weight beside a master whose amax is not finite: measured, then cast, a block a tensor. Not met in training, where a
 /// gradient norm that is not finite skips the step.
 template <class F> __global__ void __launch_bounds__(kThreads, 2) castWeightKernel(const __grid_constant__ List<F> list) {
+  beginKernel();
   const Job<F>& j = list.job[blockIdx.x];
   const Ptr<unsigned> words = list.words + int(blockIdx.x) * kWords;
   if (words[kMeasured + kW] == 0u) return;
@@ -487,12 +489,11 @@ template <class F> Job<F> jobOf(const AdamWCall& c) {
 }
 
 template <class F> void sendList(const List<F>& list, int phase) {
-  const int chunks = list.chunks(), most = int(deviceBlocks()) / 8 * F::blocks;
-  const dim3 grid(unsigned(chunks < most ? chunks : most)), block(kThreads);
-  if (phase == 1 || (phase == 0 && F::measures)) launch("adamw", adamwKernel<F, false>, grid, block, list);
+  const auto send = [&](auto kernel) { launch("adamw", kernel, dim3(blocksOf(kernel, list.chunks(), 1, kThreads)), dim3(kThreads), list); };
+  if (phase == 1 || (phase == 0 && F::measures)) send(&adamwKernel<F, false>);
   if (phase == 1) return;
-  launch("adamw", adamwKernel<F, true>, grid, block, list);
-  if constexpr (F::scaledW) launch("adamw", castWeightKernel<F>, dim3(unsigned(list.count)), block, list);
+  send(&adamwKernel<F, true>);
+  if constexpr (F::scaledW) launch("adamw", castWeightKernel<F>, dim3(unsigned(list.count)), dim3(kThreads), list);
 }
 
 /// All calls of these dtypes.

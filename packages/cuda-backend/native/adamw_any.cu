@@ -69,6 +69,7 @@ struct Job {
 };
 
 template <bool apply> __global__ void __launch_bounds__(kThreads, 3) adamwKernel(Job j) {
+  beginKernel();
   if (j.control[2] != 0.0f) return;
   FP8_SHARED(math::AdamWStep, stepOfBlock, 1);
   if (threadIdx.x == 0) stepOfBlock[0] = stepOf(j.hyper, j.control);
@@ -136,6 +137,7 @@ template <bool apply> __global__ void __launch_bounds__(kThreads, 3) adamwKernel
 /// The weight beside a master whose amax is not finite: measured, then cast, by one block. Not met in training, where a
 /// gradient norm that is not finite skips the step.
 __global__ void __launch_bounds__(kThreads, 3) castWeightKernel(AnyState w, AnyInput master, Ptr<unsigned> words, int64_t n) {
+  beginKernel();
   if (words[kMeasured + kW] == 0u) return;
   const float inv = master.inv();
   unsigned largest = 0;

@@ -55,6 +55,7 @@ __device__ __forceinline__ float attendOne(Ptr<Code<D>> y, int64_t yAt, Ptr<cons
 }
 
 template <DType D> __global__ void __launch_bounds__(kAttentionThreads, 4) forwardKernel(Ptr<Code<D>> y, Ptr<float> lse, Ptr<const Code<D>> qkv, AttentionShape a, float scale) {
+  beginKernel();
   const int64_t n = a.seq * a.batch * a.heads;
   for (int64_t i = int64_t(blockIdx.x) * kWarps + warpOf(); i < n; i += int64_t(gridDim.x) * kWarps) {
     const int64_t t = i % a.seq, bh = i / a.seq, h = bh % a.heads, b = bh / a.heads, row = t * a.batch + b;
@@ -65,6 +66,7 @@ template <DType D> __global__ void __launch_bounds__(kAttentionThreads, 4) forwa
 }
 
 template <DType D> __global__ void __launch_bounds__(kThreads, 3) appendKernel(Ptr<Code<D>> keys, Ptr<Code<D>> values, Ptr<const Code<D>> qkv, AttentionShape a, int64_t start) {
+  beginKernel();
   const int64_t cached = a.kvHeads * a.dims, n = a.seq * a.batch * cached, stride = int64_t(gridDim.x) * blockDim.x;
   for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += stride) {
     const int64_t row = i / cached, c = i % cached, at = row * a.width() + a.heads * a.dims + c;
@@ -74,6 +76,7 @@ template <DType D> __global__ void __launch_bounds__(kThreads, 3) appendKernel(P
 }
 
 template <DType D> __global__ void __launch_bounds__(kAttentionThreads, 4) cachedKernel(Ptr<Code<D>> y, Ptr<const Code<D>> keys, Ptr<const Code<D>> values, Ptr<const Code<D>> qkv, AttentionShape a, int64_t start, float scale) {
+  beginKernel();
   const int64_t n = a.seq * a.batch * a.heads, cached = a.kvHeads * a.dims;
   for (int64_t i = int64_t(blockIdx.x) * kWarps + warpOf(); i < n; i += int64_t(gridDim.x) * kWarps) {
     const int64_t row = i / a.heads, h = i % a.heads, at = row % a.batch * cached + a.kvHead(h) * a.dims;
@@ -83,6 +86,7 @@ template <DType D> __global__ void __launch_bounds__(kAttentionThreads, 4) cache
 
 /// dy . y of each row and head, in lse's order.
 template <DType D> __global__ void __launch_bounds__(kThreads, 3) rowDotsKernel(Ptr<float> dots, Ptr<const Code<D>> dy, Ptr<const Code<D>> y, AttentionShape a) {
+  beginKernel();
   const int64_t n = a.seq * a.batch * a.heads, stride = int64_t(gridDim.x) * blockDim.x;
   for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += stride) {
     const int64_t t = i % a.seq, bh = i / a.seq, h = bh % a.heads, b = bh / a.heads, at = ((t * a.batch + b) * a.heads + h) * a.dims;
@@ -92,6 +96,7 @@ template <DType D> __global__ void __launch_bounds__(kThreads, 3) rowDotsKernel(
 
 /// dq: a warp a query; a lane a key.
 template <DType D> __global__ void __launch_bounds__(kAttentionThreads, 4) queryGradientKernel(Ptr<Code<D>> dqkv, Ptr<const Code<D>> dy, Ptr<const float> dots, Ptr<const float> lse, Ptr<const Code<D>> qkv, AttentionShape a, float scale) {
+  beginKernel();
   const int64_t n = a.seq * a.batch * a.heads, width = a.width();
   const int lane = laneOf(), dims = int(a.dims);
   for (int64_t i = int64_t(blockIdx.x) * kWarps + warpOf(); i < n; i += int64_t(gridDim.x) * kWarps) {
@@ -123,6 +128,7 @@ template <DType D> __global__ void __launch_bounds__(kAttentionThreads, 4) query
 
 /// dk and dv: a warp a key of a kv head; a lane a query, of each of the heads that share it.
 template <DType D> __global__ void __launch_bounds__(kAttentionThreads, 4) keyGradientKernel(Ptr<Code<D>> dqkv, Ptr<const Code<D>> dy, Ptr<const float> dots, Ptr<const float> lse, Ptr<const Code<D>> qkv, AttentionShape a, float scale) {
+  beginKernel();
   const int64_t n = a.seq * a.batch * a.kvHeads, width = a.width(), group = a.heads / a.kvHeads;
   const int lane = laneOf(), dims = int(a.dims);
   for (int64_t i = int64_t(blockIdx.x) * kWarps + warpOf(); i < n; i += int64_t(gridDim.x) * kWarps) {

@@ -125,6 +125,7 @@ __device__ __forceinline__ HeadRows rowsOf(Ptr<const Half> data, int64_t b, int6
 
 template <int D>
 __global__ void __launch_bounds__(kMmaThreads, 2) mmaForwardKernel(Ptr<Half> y, Ptr<float> lse, Ptr<const Half> qkv, AttentionShape a, float scale, bool vectors) {
+  beginKernel();
   constexpr int kKeys = 64;
   FP8_SHARED(uint32_t, tileK, kKeys * strideOf<D>);
   FP8_SHARED(uint32_t, tileV, kKeys * strideOf<D>);
@@ -207,6 +208,7 @@ __global__ void __launch_bounds__(kMmaThreads, 2) mmaForwardKernel(Ptr<Half> y, 
 
 template <int D>
 __global__ void __launch_bounds__(kMmaThreads, 2) mmaQueryGradientKernel(Ptr<Half> dqkv, Ptr<const Half> dy, Ptr<const float> dots, Ptr<const float> lse, Ptr<const Half> qkv, AttentionShape a, float scale, bool vectors) {
+  beginKernel();
   constexpr int kKeys = 32;
   FP8_SHARED(uint32_t, tileK, kKeys * strideOf<D>);
   FP8_SHARED(uint32_t, tileV, kKeys * strideOf<D>);
@@ -275,6 +277,7 @@ __global__ void __launch_bounds__(kMmaThreads, 2) mmaQueryGradientKernel(Ptr<Hal
 /// dk, dv or both: at 128 dims the registers hold only one of them.
 template <int D, bool ofK, bool ofV>
 __global__ void __launch_bounds__(kMmaThreads, 2) mmaKeyGradientKernel(Ptr<Half> dqkv, Ptr<const Half> dy, Ptr<const float> dots, Ptr<const float> lse, Ptr<const Half> qkv, AttentionShape a, float scale, bool vectors) {
+  beginKernel();
   constexpr int kQueries = 16;
   FP8_SHARED(uint32_t, tileK, kRows * strideOf<D>);
   FP8_SHARED(uint32_t, tileV, kRows * strideOf<D>);

@@ -20,6 +20,7 @@ __device__ __forceinline__ int tileWord(int row, int word) { return row * (kBoth
 template <DType Y>
 __global__ void __launch_bounds__(kBothThreads, 3)
     castBothWaysKernel(Ptr<uint8_t> y, Ptr<uint8_t> transposed, Ptr<float> transposedBlock, Ptr<float> partials, Input<DType::bf16> x, ScaleJob job, int64_t rows, int64_t cols) {
+  beginKernel();
   FP8_SHARED(uint32_t, tile, kBothSide * kBothSide / 4);
   FP8_SHARED(float, parts, kBothWarps * kBothSide);
   const int lane = laneOf(), warp = warpOf(), across = lane % kAcross, down = int(threadIdx.x) / kAcross;
@@ -97,6 +98,7 @@ inline bool castBothWays(const Tensor& y, const Tensor& transposed, const Tensor
 
 /// The same of a result that lies anywhere: element by element.
 static __global__ void __launch_bounds__(kThreads, 3) transposeAnyKernel(Ptr<uint8_t> y, Ptr<const uint8_t> x, Ptr<float> toBlock, Ptr<const float> fromBlock, int64_t rows, int64_t cols) {
+  beginKernel();
   const int64_t n = rows * cols, stride = int64_t(gridDim.x) * blockDim.x, first = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   for (int64_t i = first; i < n; i += stride) y[i] = x[i % rows * cols + i / rows];
   if (first < kScaleBlock) toBlock[first] = fromBlock[first];

@@ -22,9 +22,13 @@ template <class C> __device__ __forceinline__ void fillAll(Ptr<C> y, bool aligne
   }
 }
 
-template <class C> __global__ void __launch_bounds__(kThreads, 3) fillKernel(Ptr<C> y, bool aligned, uint32_t bits, int64_t n) { fillAll(y, aligned, bits, n); }
+template <class C> __global__ void __launch_bounds__(kThreads, 3) fillKernel(Ptr<C> y, bool aligned, uint32_t bits, int64_t n) {
+  beginKernel();
+  fillAll(y, aligned, bits, n);
+}
 
 template <DType Y> __global__ void __launch_bounds__(kThreads, 3) fillScaledKernel(Ptr<Code<Y>> y, bool aligned, Ptr<float> block, float max, float x, int64_t n) {
+  beginKernel();
   const float scale = block[kScale], t = math::mul(x, scale);
   fillAll(y, aligned, bitsOfCode(Form<Y>::encode(t)), n);
   if (blockIdx.x > 0 || threadIdx.x > 0) return;
@@ -86,6 +90,7 @@ template <DType Y, DType X> struct Accumulated : Both<Y, X> {
 };
 
 template <DType X> __global__ void __launch_bounds__(kThreads, 3) amaxKernel(Ptr<float> y, Plain<X> source, Ptr<unsigned> words, int64_t n) {
+  beginKernel();
   float largest = 0.0f;
   forGroups(source, n, [&] { source.prepare(); }, [&](int64_t, int, const float (&v)[kGroup]) {
 #pragma unroll
@@ -100,6 +105,7 @@ template <DType X> __global__ void __launch_bounds__(kThreads, 3) amaxKernel(Ptr
 }
 
 __global__ void windowUpdateKernel(Ptr<float> windows, int64_t count, float max) {
+  beginKernel();
   const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= count) return;
   const Ptr<float> w = windows + i * kWindowBlock;

@@ -11,6 +11,7 @@ constexpr int kColumnThreads = 128, kRowsPerChunk = 64, kMostChunks = 256;
 /// Values(r, c, out[N]): what column c of row r adds to each of N sums. One column a thread: for rows of any length.
 template <int N, class Values>
 __global__ void __launch_bounds__(kColumnThreads, 8) columnPartialsKernel(Values values, Ptr<float> partials, int64_t rows, int64_t dim, int64_t rowsPerChunk) {
+  beginKernel();
   const int64_t c = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, chunk = blockIdx.y;
   if (c >= dim) return;
   float sum[N] = {};
@@ -31,6 +32,7 @@ constexpr int kTotalColumns = 32, kTotalParts = 16, kTotalThreads = kTotalColumn
 /// columns of one of the sums; its warps share the chunks.
 template <int N>
 __global__ void __launch_bounds__(kTotalThreads, 2) columnTotalsKernel(Ptr<float> y0, Ptr<float> y1, Ptr<const float> partials, int64_t dim, int64_t chunks) {
+  beginKernel();
   FP8_SHARED(float, parts, kTotalThreads);
   const int column = int(threadIdx.x) % kTotalColumns, part = int(threadIdx.x) / kTotalColumns, k = int(blockIdx.y);
   const int64_t c = int64_t(blockIdx.x) * kTotalColumns + column;
@@ -73,6 +75,7 @@ constexpr int kSumColumns = 32, kSumRows = 8, kSumThreads = kSumColumns * kSumRo
 /// `also` sees each vector on the way: begin(), each(i, v), end(). dim is a multiple of 8, x aligned.
 template <DType X, class Also>
 __global__ void __launch_bounds__(kSumThreads, 3) sumColumnsKernel(Ptr<float> partials, Input<X> x, Also also, int64_t rows, int64_t dim, int64_t rowsPerChunk) {
+  beginKernel();
   FP8_SHARED(float, parts, kSumThreads * kSumWidth);
   const int warp = warpOf();
   const int64_t c = (int64_t(blockIdx.x) * kSumColumns + laneOf()) * kSumWidth, chunk = blockIdx.y;

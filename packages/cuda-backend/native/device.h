@@ -7,6 +7,7 @@
 //   ptr<T>(tensor, "x")  makes one, on the host; an absent tensor gives a null pointer
 //   FP8_SHARED(T, a, N)  an array of N in the block's shared memory, indexed a[i]
 //   launch(name, kernel, grid, block, args...)   queues a kernel on the backend's stream
+//   beginKernel()        the first statement of every kernel: before it nothing of a tensor may be read or written
 //   loadVec, storeVec    16 bytes at once, at an address that must be aligned to 16
 //   loadWords, storeWords  the same as 32-bit words: 8 bytes, or a multiple of 16
 //   bytePermute          four of eight bytes

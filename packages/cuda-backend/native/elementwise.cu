@@ -100,6 +100,7 @@ template <DType X> struct Swiglu : NearestEven {
 
 template <DType DX, DType DY, DType X>
 __global__ void __launch_bounds__(kThreads, 3) swigluGradientKernel(Output<DX> dx, Input<DY> dy, GateAndUp<X> x, int64_t n) {
+  beginKernel();
   const int64_t stride = int64_t(gridDim.x) * blockDim.x * kGroup;
   for (int64_t i = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * kGroup; i < n; i += stride) {
     const int count = groupCount(i, n);

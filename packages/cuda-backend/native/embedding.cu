@@ -12,6 +12,7 @@ constexpr int kColumns = 16;  // of a thread, in embeddingGroupsKernel
 
 template <DType Y>
 __global__ void __launch_bounds__(kThreads, 3) embeddingKernel(Ptr<Code<Y>> y, Ptr<const int32_t> tokens, AnyInput table, AnyInput positions, bool hasPositions, int64_t dim, int64_t vocab, int64_t vocabStart, int64_t batch, int64_t position) {
+  beginKernel();
   const int64_t r = blockIdx.x, token = int64_t(tokens[r]) - vocabStart;
   const bool mine = token >= 0 && token < vocab;
   const float invT = table.inv(), invP = hasPositions ? positions.inv() : 1.0f;
@@ -28,6 +29,7 @@ __global__ void __launch_bounds__(kThreads, 3) embeddingKernel(Ptr<Code<Y>> y, P
 /// The same, 16 columns a thread, where table and positions have one dtype and all rows begin at multiples of 16 bytes.
 template <DType Y, DType T>
 __global__ void __launch_bounds__(kThreads, 3) embeddingGroupsKernel(Ptr<Code<Y>> y, Ptr<const int32_t> tokens, Ptr<const Code<T>> table, Ptr<const Code<T>> positions, Ptr<const float> blockT, Ptr<const float> blockP, int64_t rows, int dim, int64_t vocab, int64_t vocabStart, int64_t batch, int64_t position) {
+  beginKernel();
   constexpr int G = kColumns;
   const int perRow = dim / G;
   const int64_t n = rows * perRow, stride = int64_t(gridDim.x) * blockDim.x;
@@ -62,6 +64,7 @@ __global__ void __launch_bounds__(kThreads, 3) embeddingGroupsKernel(Ptr<Code<Y>
 
 /// cos and sin of every position and frequency, in float64 and rounded once.
 __global__ void __launch_bounds__(kThreads, 3) ropeTableKernel(Ptr<float> table, int64_t steps, int64_t half, int64_t position, double theta) {
+  beginKernel();
   const int64_t n = steps * half, stride = int64_t(gridDim.x) * blockDim.x;
   for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += stride) {
     const double angle = double(position + i / half) * pow(theta, -double(i % half) / double(half));
@@ -95,6 +98,7 @@ constexpr int kPairs = 8;
 /// Eight pairs (i, i + half) a thread, where rows and halves are whole vectors. In place only what is turned is written.
 template <DType T>
 __global__ void __launch_bounds__(kThreads, 3) ropePairsKernel(Output<T> y, Input<T> x, Ptr<const float> table, int64_t rows, int64_t batch, int turned, int heads, int half, float sign, bool inPlace) {
+  beginKernel();
   const int perHead = half / kPairs, perRow = (inPlace ? turned : heads) * perHead;
   const int64_t n = rows * perRow, stride = int64_t(gridDim.x) * blockDim.x;
   for (int64_t p = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; p < n; p += stride) {
@@ -129,6 +133,7 @@ __global__ void __launch_bounds__(kThreads, 3) ropePairsKernel(Output<T> y, Inpu
 
 template <DType Y, DType X>
 __global__ void __launch_bounds__(kThreads, 3) ropeKernel(Ptr<Code<Y>> y, Ptr<const Code<X>> x, Ptr<const float> table, int64_t rows, int64_t batch, int64_t turned, int64_t width, int64_t half, float sign) {
+  beginKernel();
   // Pairs (i, i + half) of the turned heads, then the values, which are copied in pairs too.
   const int64_t pairs = width / 2, n = rows * pairs, stride = int64_t(gridDim.x) * blockDim.x;
   for (int64_t p = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; p < n; p += stride) {

@@ -26,6 +26,7 @@ struct Keys {
 
 /// How often each digit occurs in each tile of the order so far (none: that of the rows).
 __global__ void __launch_bounds__(kThreads) digitCountKernel(Ptr<unsigned> counts, Ptr<const int32_t> order, Keys keys, int64_t rows, int shift) {
+  beginKernel();
   FP8_SHARED(unsigned, count, kDigits);
   count[threadIdx.x] = 0u;
   __syncthreads();
@@ -39,6 +40,7 @@ __global__ void __launch_bounds__(kThreads) digitCountKernel(Ptr<unsigned> count
 
 /// Moves each row of a tile behind all with a smaller digit, and all with the same one before it.
 __global__ void __launch_bounds__(kThreads) digitScatterKernel(Ptr<int32_t> sorted, Ptr<const int32_t> order, Ptr<const unsigned> counts, Keys keys, int64_t rows, int shift) {
+  beginKernel();
   constexpr int warps = kThreads / kWarp;
   FP8_SHARED(unsigned, place, warps * kDigits);
   FP8_SHARED(unsigned, ofWarp, warps);
@@ -104,6 +106,7 @@ enum PartialSlot { kFromBefore = 0, kGoesOn = 1 };
 
 template <DType D, int V>
 __global__ void __launch_bounds__(kThreads, 3) pieceSumKernel(Ptr<float> dtable, Ptr<float> partials, Ptr<const int32_t> order, Keys keys, Ptr<const Code<D>> dy, int64_t rows, int64_t dim) {
+  beginKernel();
   // Of the piece and its neighbours on both sides; -1 beyond the ends.
   FP8_SHARED(int, row, kPiece + 2);
   FP8_SHARED(int, token, kPiece + 2);
@@ -149,6 +152,7 @@ __global__ void __launch_bounds__(kThreads, 3) pieceSumKernel(Ptr<float> dtable,
 /// Adds up the partial sums of a token that crosses pieces: the block of the piece in which it begins.
 template <int V>
 __global__ void __launch_bounds__(kThreads, 3) crossingTokenKernel(Ptr<float> dtable, Ptr<const float> partials, Ptr<const int32_t> order, Keys keys, int64_t rows, int64_t dim) {
+  beginKernel();
   const int64_t piece = blockIdx.x, next = (piece + 1) * kPiece;
   if (next >= rows) return;
   const int token = keys.of(order[next]);
@@ -179,6 +183,7 @@ __global__ void __launch_bounds__(kThreads, 3) crossingTokenKernel(Ptr<float> dt
 /// A block a position: its rows are those of the batch.
 template <DType D, int V>
 __global__ void __launch_bounds__(kThreads, 3) positionGradientKernel(Ptr<float> dpositions, Keys keys, Ptr<const Code<D>> dy, int64_t dim, int64_t batch, int64_t position) {
+  beginKernel();
   const int64_t t = blockIdx.x;
   for (int64_t c = int64_t(threadIdx.x) * V; c < dim; c += int64_t(blockDim.x) * V) {
     float sum[V] = {};

@@ -18,6 +18,7 @@ struct Job {
 using List = JobList<Job, kMostJobs>;
 
 __global__ void __launch_bounds__(kThreads, 4) fillFloatsKernel(const __grid_constant__ List list) {
+  beginKernel();
   const int chunks = list.chunks();
   for (int c = int(blockIdx.x); c < chunks; c += int(gridDim.x)) {
     const int k = list.jobOf(c);
@@ -49,8 +50,7 @@ void send() {
   static auto* const jobs = new List;
   jobs->count = 0;
   const auto launchJobs = [&] {
-    const int most = int(deviceBlocks()) / 2;
-    launch("fill", fillFloatsKernel, dim3(unsigned(jobs->chunks() < most ? jobs->chunks() : most)), dim3(kThreads), *jobs);
+    launch("fill", fillFloatsKernel, dim3(blocksOf(fillFloatsKernel, jobs->chunks(), 1, kThreads)), dim3(kThreads), *jobs);
     jobs->count = 0;
   };
   for (const FillCall& c : list().calls) {

@@ -66,6 +66,7 @@ __device__ __forceinline__ void fillTile(const Shared<uint32_t> tile, const Rows
 
 /// A block has a tile of 64 x 64, each of its four warps 32 x 32.
 __global__ void __launch_bounds__(kMmaThreads, 4) mmaGemmKernel(Rows a, Rows b, Epilogue out, int64_t m) {
+  beginKernel();
   FP8_SHARED(uint32_t, tileA, kTile * kStride);
   FP8_SHARED(uint32_t, tileB, kTile * kStride);
   const int64_t row = int64_t(blockIdx.y) * kTile, column = int64_t(blockIdx.x) * kTile;
@@ -113,6 +114,7 @@ __global__ void __launch_bounds__(kMmaThreads, 4) mmaGemmKernel(Rows a, Rows b, 
 
 /// float32: a block has 64 x 64, a thread 4 x 4.
 __global__ void __launch_bounds__(kSgemmThreads, 3) sgemmKernel(Rows a, Rows b, Epilogue out, int64_t m) {
+  beginKernel();
   FP8_SHARED(float, tileA, kSgemmDepth * (kTile + 4));
   FP8_SHARED(float, tileB, kSgemmDepth * (kTile + 4));
   const int64_t row = int64_t(blockIdx.y) * kTile, column = int64_t(blockIdx.x) * kTile;

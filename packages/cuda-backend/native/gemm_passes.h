@@ -11,6 +11,7 @@ enum Factor : int { kAlpha = 0, kBeta = 1, kFactors = 2 };
 /// What a product needs on the device beside its operands: alpha times the scales that the library does not take by itself,
 /// beta, and the bias in bf16.
 static __global__ void __launch_bounds__(kThreads) prepareKernel(Ptr<float> out, float alpha, float beta, Ptr<const float> a, Ptr<const float> b, Ptr<const float> c, Ptr<uint16_t> rounded, Ptr<const float> bias, int64_t n) {
+  beginKernel();
   const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (rounded && i < n) rounded[i] = encodeBF16(bias[i]);
   if (i > 0) return;
@@ -27,6 +28,7 @@ constexpr int kSide = 64, kTransposeThreads = 256;
 /// y [outRows, outCols] = x, or its transpose, with zeros around it. Tiles of 64 x 64 bytes go through shared memory.
 template <bool transposed>
 __global__ void __launch_bounds__(kTransposeThreads, 4) copyPaddedKernel(Ptr<uint8_t> y, Ptr<const uint8_t> x, int64_t rows, int64_t cols, int64_t outRows, int64_t outCols) {
+  beginKernel();
   FP8_SHARED(uint8_t, tile, kSide * (kSide + 4));
   const int64_t outRow = int64_t(blockIdx.y) * kSide, outCol = int64_t(blockIdx.x) * kSide;
   const int64_t inRow = transposed ? outCol : outRow, inCol = transposed ? outRow : outCol;
@@ -42,6 +44,7 @@ __global__ void __launch_bounds__(kTransposeThreads, 4) copyPaddedKernel(Ptr<uin
 
 /// The stored values as bf16, without the scale.
 template <DType X> __global__ void __launch_bounds__(kThreads, 3) toBF16Kernel(Output<DType::bf16> y, Input<X> x, int64_t n) {
+  beginKernel();
   const int64_t stride = int64_t(gridDim.x) * blockDim.x * kGroup;
   for (int64_t i = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * kGroup; i < n; i += stride) {
     const int count = n - i < kGroup ? int(n - i) : kGroup;
@@ -53,6 +56,7 @@ template <DType X> __global__ void __launch_bounds__(kThreads, 3) toBF16Kernel(O
 
 /// y [outRows, outCols] = x [rows, cols] and zeros around it, in elements of T; outCols is a multiple of 16 bytes.
 template <class T> __global__ void __launch_bounds__(kThreads) padRowsKernel(Ptr<T> y, Ptr<const T> x, int64_t rows, int64_t cols, int64_t outRows, int64_t outCols) {
+  beginKernel();
   constexpr int per = 16 / sizeof(T);
   const int64_t column = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * per;
   if (column >= outCols) return;
@@ -67,6 +71,7 @@ template <class T> __global__ void __launch_bounds__(kThreads) padRowsKernel(Ptr
 /// c (+)= the result [m, n] in rows of `ld`, plus bias, in c's dtype.
 template <DType C, DType X>
 __global__ void __launch_bounds__(kThreads) finishProductKernel(Ptr<Code<C>> c, Ptr<const Code<X>> x, Ptr<const float> bias, Ptr<const float> block, bool accumulate, int64_t m, int64_t n, int64_t ld) {
+  beginKernel();
   const float scale = block ? float(block[kScale]) : 1.0f;
   // Columns in 32 bits, and what a row adds to the pointers once a row: half the registers of 64-bit indices.
   const uint32_t width = uint32_t(n), stride = gridDim.x * blockDim.x;

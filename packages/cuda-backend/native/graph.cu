@@ -103,6 +103,19 @@ void useGraphs(bool on) {
   graphs().on = on && !timesLaunches();
 }
 
+#if !defined(FP8_SIM)
+bool launchesOverlap(const void* kernel) {
+  static const bool possible = [&] {
+    const char* v = std::getenv("FP8_CUDA_OVERLAP");
+    if ((v && *v == '0') || device().major < 9) return false;
+    cudaFuncAttributes attributes;
+    check(cudaFuncGetAttributes(&attributes, kernel), "cudaFuncGetAttributes");
+    return attributes.binaryVersion >= 90;  // else its beginKernel does not wait
+  }();
+  return possible && !graphs().on;
+}
+#endif
+
 GraphStats graphStats() { return graphs().stats; }
 
 }  // namespace fp8lm

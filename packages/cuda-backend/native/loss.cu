@@ -36,6 +36,7 @@ struct RowGradient {
 /// loss = (1 - e) (lse - logit[target]) + e mean(lse - logit). target < 0: loss and gradient 0; target >= vocab: loss NaN.
 template <DType L, bool smooth>
 __global__ void __launch_bounds__(kRowThreads, kRowBlocks) crossEntropyKernel(Logits<L> logits, Ptr<float> loss, Ptr<const int32_t> targets, float gradScale, float smoothing, bool backward) {
+  beginKernel();
   const int64_t r = blockIdx.x, vocab = logits.vocab;
   const int32_t target = targets[r];
   auto row = logits.template row<kHeld>(r);
@@ -65,6 +66,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks) crossEntropyKernel(Lo
 /// A row of a slice of the vocabulary: max, sum exp(x - max), logit of the target or 0, sum of logits.
 template <DType L>
 __global__ void __launch_bounds__(kRowThreads, kRowBlocks) softmaxStatsKernel(Ptr<float> stats, Logits<L> logits, Ptr<const int32_t> targets, int64_t vocabStart) {
+  beginKernel();
   const int64_t r = blockIdx.x;
   SoftmaxStats<true> own;
   logits.template row<0>(r).read(own);
@@ -80,6 +82,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks) softmaxStatsKernel(Pt
 /// crossEntropyKernel for a slice of `total` logits, from the stats [parts, rows, 4] of all slices.
 template <DType L>
 __global__ void __launch_bounds__(kRowThreads, kRowBlocks) shardedCrossEntropyKernel(Logits<L> logits, Ptr<float> loss, Ptr<const float> stats, Ptr<const int32_t> targets, int64_t vocabStart, int64_t parts, int64_t total, float gradScale, float smoothing, bool backward) {
+  beginKernel();
   const int64_t r = blockIdx.x, rows = gridDim.x;
   const int64_t wantedToken = targets[r];
   auto row = logits.template row<0>(r);

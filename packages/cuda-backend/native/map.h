@@ -40,6 +40,7 @@ template <class Source, class Begin, class F> __device__ __forceinline__ void fo
 }
 
 template <class Source> __global__ void __launch_bounds__(kThreads, 3) measureKernel(Source source, ScaleJob job, int64_t n) {
+  beginKernel();
   if (!needsMeasure(job)) return;
   float largest = 0.0f;
   forGroups(source, n, [&] { source.prepare(); }, [&](int64_t, int count, float (&v)[kGroup]) {
@@ -53,6 +54,7 @@ template <class Source> __global__ void __launch_bounds__(kThreads, 3) measureKe
 
 template <DType Y, class Source>
 __global__ void __launch_bounds__(kThreads, 3) mapKernel(Output<Y> y, Source source, ScaleJob job, int64_t n) {
+  beginKernel();
   float scale = 1.0f;
   Seen seen;
   const auto begin = [&] {

@@ -25,6 +25,7 @@ struct Returned {
 };
 
 __global__ void scaleInitKernel(Ptr<float> slab, Returned returned) {
+  beginKernel();
   for (int i = int(threadIdx.x); i < kSlab * kScaleBlock; i += int(blockDim.x)) {
     const int block = i / kScaleBlock, slot = i % kScaleBlock;
     if (returned.bits[block / 32] >> (block % 32) & 1u) slab[i] = slot == kScale || slot == kScaleInv ? 1.0f : 0.0f;

@@ -65,6 +65,7 @@ constexpr bool kFewRegisters = false;
 /// One pass over the rows: statistics, and the values measured or stored.
 template <bool rms, bool biased, bool measure, DType Y, DType X>
 __global__ void __launch_bounds__(kForwardWarps * kWarp, 2) normKernel(Output<Y> y, Ptr<float> stats, Input<X> x, Ptr<const float> weight, Ptr<const float> bias, ScaleJob job, int rows, int dim, float eps, RowPlan plan) {
+  beginKernel();
   constexpr int V = kForwardVectors<X>, R = kRowsTogether<X>;
   constexpr bool lean = biased && kFewRegisters;
   FP8_SHARED(float, parts, 2 * R * kMostTeamWarps);
@@ -172,6 +173,7 @@ constexpr int kSharedTeamThreads = 256;  // of a block with several teams in the
 // sums over its rows of dy n and of dy go to `partials` [blocks, 1 or 2, dim].
 template <bool rms, DType DX, DType DY, DType X, DType R>
 __global__ void __launch_bounds__(kBackwardWarps * kWarp) normGradientKernel(Output<DX> dx, Ptr<float> partials, Input<DY> dy, Input<X> x, Ptr<const float> weight, Ptr<const float> stats, Input<R> residual, int rows, int dim, RowPlan plan) {
+  beginKernel();
   constexpr int V = kBackwardVectors<DY, X, R>, kSums = rms ? 1 : 2;
   FP8_SHARED(float, parts, 4 * kMostTeamWarps);
   FP8_SHARED(float, gathered, kSharedTeamThreads * kWide);
@@ -269,6 +271,7 @@ __global__ void __launch_bounds__(kBackwardWarps * kWarp) normGradientKernel(Out
 /// normKernel for any row.
 template <bool rms, bool measure, DType Y, DType X>
 __global__ void __launch_bounds__(kNormThreads, 8) anyNormKernel(Output<Y> y, Ptr<float> stats, Input<X> x, Ptr<const float> weight, Ptr<const float> bias, ScaleJob job, int64_t rows, int64_t dim, float eps) {
+  beginKernel();
   if constexpr (measure) {
     if (!needsMeasure(job)) return;
   }
@@ -302,6 +305,7 @@ __global__ void __launch_bounds__(kNormThreads, 8) anyNormKernel(Output<Y> y, Pt
 /// normGradientKernel for any row, dx alone.
 template <bool rms, DType DX, DType DY, DType X, DType R>
 __global__ void __launch_bounds__(kNormThreads, 8) anyNormGradientKernel(Output<DX> dx, Input<DY> dy, Input<X> x, Ptr<const float> weight, Ptr<const float> stats, Input<R> residual, int64_t rows, int64_t dim) {
+  beginKernel();
   for (int64_t r = int64_t(blockIdx.x) * kRowsPerBlock + warpOf(); r < rows; r += int64_t(gridDim.x) * kRowsPerBlock) {
     const float mean = rms ? 0.0f : float(stats[2 * r]), inv = rms ? stats[r] : stats[2 * r + 1];
     float sumG = 0.0f, sumGn = 0.0f;

@@ -12,6 +12,7 @@ namespace fp8lm {
 namespace {
 
 __global__ void clipControlKernel(Ptr<float> control, Ptr<const float> sums, int64_t count, double maxNorm) {
+  beginKernel();
   FP8_SHARED(float, part, kThreads);
   double total = 0.0;
   // In the order of the parameters, so that the norm has the same bits everywhere.
@@ -32,6 +33,7 @@ __global__ void clipControlKernel(Ptr<float> control, Ptr<const float> sums, int
 }
 
 __global__ void __launch_bounds__(kThreads, 3) randomNormalKernel(Ptr<float> y, int64_t n, float std, PhiloxKey key, uint64_t stream, int64_t offset) {
+  beginKernel();
   const int64_t stride = int64_t(gridDim.x) * blockDim.x;
   for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += stride) {
     const PhiloxWords w = philox(key, uint64_t(offset + i), stream);

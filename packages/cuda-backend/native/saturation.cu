@@ -14,6 +14,7 @@ __device__ __forceinline__ void follow(Ptr<float> mu, double count, double total
 }
 
 __global__ void muFollowKernel(Ptr<float> mu, Ptr<const float> count, double total, double threshold, float growth) {
+  beginKernel();
   if (threadIdx.x == 0) follow(mu, double(float(count[0])), total, threshold, growth);
 }
 
@@ -45,6 +46,7 @@ __device__ __forceinline__ unsigned countCodes(const Words& in, uint32_t pattern
 }
 
 __global__ void __launch_bounds__(kThreads, 4) countMaxKernel(const __grid_constant__ List list) {
+  beginKernel();
   const int chunks = list.chunks();
   for (int c = int(blockIdx.x); c < chunks; c += int(gridDim.x)) {
     const int k = list.jobOf(c), first = list.firstChunk[k];
@@ -100,8 +102,7 @@ void send() {
   jobs->count = 0;
   jobs->words = jobWords();
   const auto launchJobs = [&] {
-    const int most = int(deviceBlocks()) / 2;
-    launch(list().calls[0].name, countMaxKernel, dim3(unsigned(jobs->chunks() < most ? jobs->chunks() : most)), dim3(kThreads), *jobs);
+    launch(list().calls[0].name, countMaxKernel, dim3(blocksOf(countMaxKernel, jobs->chunks(), 1, kThreads)), dim3(kThreads), *jobs);
     jobs->count = 0;
   };
   for (const CountCall& c : list().calls) {

@@ -10,6 +10,7 @@ namespace {
 constexpr int kMostPartials = 256;
 
 __global__ void __launch_bounds__(kThreads, 3) sumKernel(Ptr<float> y, Ptr<double> partials, Ptr<unsigned> words, Ptr<const float> x, int64_t n, double alpha) {
+  beginKernel();
   double sum = 0.0;
   const int64_t stride = int64_t(gridDim.x) * blockDim.x;
   for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += stride) sum += double(x[i]);
@@ -85,6 +86,7 @@ template <DType X> __device__ __forceinline__ double squaresOfChunk(const Job<X>
 }
 
 template <DType X> __global__ void __launch_bounds__(kThreads, 4) sumSquaresKernel(const __grid_constant__ List<X> list) {
+  beginKernel();
   const int chunks = list.chunks();
   for (int c = int(blockIdx.x); c < chunks; c += int(gridDim.x)) {
     const int k = list.jobOf(c), first = list.firstChunk[k], ofJob = list.firstChunk[k + 1] - first;
@@ -133,8 +135,7 @@ template <DType X> void sendSums() {
   jobs->tickets = workspace().tickets();
   const auto launchJobs = [&] {
     if (jobs->count == 0) return;
-    const int most = int(deviceBlocks()) / 2;
-    launch("sum_squares", sumSquaresKernel<X>, dim3(unsigned(jobs->chunks() < most ? jobs->chunks() : most)), dim3(kThreads), *jobs);
+    launch("sum_squares", sumSquaresKernel<X>, dim3(blocksOf(sumSquaresKernel<X>, jobs->chunks(), 1, kThreads)), dim3(kThreads), *jobs);
     jobs->count = 0;
   };
   for (const SumCall& c : list().calls) {

@@ -39,6 +39,7 @@ __device__ __forceinline__ void storeTransposed(Ptr<uint8_t> y, const uint32_t (
 
 /// y [outRows, outCols] = the transpose of x [rows, cols], zeros around it. cols, outRows and outCols are multiples of 16.
 static __global__ void __launch_bounds__(kSquareThreads, 4) transposeKernel(Ptr<uint8_t> y, Ptr<const uint8_t> x, int64_t rows, int64_t cols, int64_t outRows, int64_t outCols) {
+  beginKernel();
   const int across = int(threadIdx.x) % kSquaresAcross, down = int(threadIdx.x) / kSquaresAcross;
   const int64_t row = (int64_t(blockIdx.y) * kSquaresDown + down) * kSquare, column = (int64_t(blockIdx.x) * kSquaresAcross + across) * kSquare;
   if (row >= outCols || column >= outRows) return;

@@ -22,6 +22,7 @@ constexpr int kRowsAtOnce = 4;
 /// lse * log2(e) and dy . y of each row, side by side, rows of a head padded to `padded`: there the first is +inf, so that p is 0.
 /// Eight lanes a row, pieces of 16 bytes; a lane has several rows under way.
 __global__ void __launch_bounds__(256, 4) rowStatsKernel(float2* stats, const Half* dy, const Half* y, const float* lse, AttentionShape a, int padded) {
+  beginKernel();
   // Consecutive rows of dy: all heads of a batch, then the next batch, then the next position.
   const int heads = int(a.batch * a.heads), part = int(threadIdx.x) % 8, dims = int(a.dims);
   const int64_t n = int64_t(heads) * padded, first = int64_t(blockIdx.x) * 32 * kRowsAtOnce + threadIdx.x / 8;
@@ -56,6 +57,7 @@ template <int D, int WGS, int STAGES> using QueryLayout = Layout<STAGES, 2 * WGS
 template <int D, int WGS, int STAGES, int resident>
 __global__ void __launch_bounds__(WGS* kGroupThreads, resident)
     wgmmaQueryGradientKernel(Half* dqkv, const float2* stats, int padded, const __grid_constant__ CUtensorMap map, const __grid_constant__ CUtensorMap mapDy, AttentionShape a, float scale, int heads, int tiles) {
+  beginKernel();
 #if FP8_HOPPER
   using L = QueryLayout<D, WGS, STAGES>;
   constexpr int kTile = kBoxRows * D * 2, kStage = 2 * kTile;
@@ -167,6 +169,7 @@ template <int D, int WGS, int STAGES> using KeyLayout = Layout<STAGES, 2 * WGS *
 template <int D, int WGS, int STAGES, int resident>
 __global__ void __launch_bounds__(WGS* kGroupThreads, resident)
     wgmmaKeyGradientKernel(Half* dqkv, const float2* stats, int padded, const __grid_constant__ CUtensorMap map, const __grid_constant__ CUtensorMap mapDy, AttentionShape a, float scale, int heads) {
+  beginKernel();
 #if FP8_HOPPER
   using L = KeyLayout<D, WGS, STAGES>;
   constexpr bool kRoomy = D <= 64;
@@ -333,12 +336,12 @@ __global__ void __launch_bounds__(WGS* kGroupThreads, resident)
 
 template <int D, int WGS, int STAGES, int resident> void queryGradient(const Tensor& dqkv, const float2* stats, int padded, const CUtensorMap& map, const CUtensorMap& mapDy, const AttentionShape& a, float scale) {
   const int64_t tiles = (a.seq + WGS * kBoxRows - 1) / (WGS * kBoxRows), heads = a.batch * a.heads;
-  launchShared("attention_backward", wgmmaQueryGradientKernel<D, WGS, STAGES, resident>, tiles * heads, WGS * kGroupThreads, QueryLayout<D, WGS, STAGES>::kBytes, ptr<Half>(dqkv, "dqkv"), stats, padded, map, mapDy, a, scale,
+  launchShared("attention_backward", wgmmaQueryGradientKernel<D, WGS, STAGES, resident>, dim3(unsigned(tiles * heads)), dim3(WGS * kGroupThreads), QueryLayout<D, WGS, STAGES>::kBytes, ptr<Half>(dqkv, "dqkv"), stats, padded, map, mapDy, a, scale,
                int(heads), int(tiles));
 }
 template <int D, int WGS, int STAGES, int resident> void keyGradient(const Tensor& dqkv, const float2* stats, int padded, const CUtensorMap& map, const CUtensorMap& mapDy, const AttentionShape& a, float scale) {
   const int64_t tiles = (a.seq + WGS * kBoxRows - 1) / (WGS * kBoxRows), heads = a.batch * a.kvHeads;
-  launchShared("attention_backward", wgmmaKeyGradientKernel<D, WGS, STAGES, resident>, tiles * heads, WGS * kGroupThreads, KeyLayout<D, WGS, STAGES>::kBytes, ptr<Half>(dqkv, "dqkv"), stats, padded, map, mapDy, a, scale, int(heads));
+  launchShared("attention_backward", wgmmaKeyGradientKernel<D, WGS, STAGES, resident>, dim3(unsigned(tiles * heads)), dim3(WGS * kGroupThreads), KeyLayout<D, WGS, STAGES>::kBytes, ptr<Half>(dqkv, "dqkv"), stats, padded, map, mapDy, a, scale, int(heads));
 }
 
 int paddedOf(const AttentionShape& a) { return int((a.seq + kBoxRows - 1) / kBoxRows * kBoxRows); }

@@ -21,6 +21,7 @@ template <int D, int WGS, int KEYS, int STAGES> using ForwardLayout = Layout<STA
 /// Blocks of WGS warpgroups, tiles of KEYS keys; `resident` blocks a multiprocessor. Queries in registers.
 template <int D, int WGS, int KEYS, int STAGES, int resident>
 __global__ void __launch_bounds__(WGS* kGroupThreads, resident) wgmmaForwardKernel(Half* y, float* lse, const __grid_constant__ CUtensorMap map, AttentionShape a, float scale, int heads, int tiles) {
+  beginKernel();
 #if FP8_HOPPER
   using L = ForwardLayout<D, WGS, KEYS, STAGES>;
   constexpr int kHalf = KEYS * 128, kTile = KEYS * D * 2, kStage = 2 * kTile;
@@ -146,7 +147,7 @@ __global__ void __launch_bounds__(WGS* kGroupThreads, resident) wgmmaForwardKern
 
 template <int D, int WGS, int KEYS, int STAGES, int resident> void forward(const Tensor& y, const Tensor& lse, const CUtensorMap& map, const AttentionShape& a, float scale) {
   const int64_t tiles = (a.seq + WGS * kBoxRows - 1) / (WGS * kBoxRows), heads = a.batch * a.heads;
-  launchShared("attention_forward", wgmmaForwardKernel<D, WGS, KEYS, STAGES, resident>, tiles * heads, WGS * kGroupThreads, ForwardLayout<D, WGS, KEYS, STAGES>::kBytes, ptr<Half>(y, "y"), ptr<float>(lse, "lse"), map, a, scale,
+  launchShared("attention_forward", wgmmaForwardKernel<D, WGS, KEYS, STAGES, resident>, dim3(unsigned(tiles * heads)), dim3(WGS * kGroupThreads), ForwardLayout<D, WGS, KEYS, STAGES>::kBytes, ptr<Half>(y, "y"), ptr<float>(lse, "lse"), map, a, scale,
                int(heads), int(tiles));
 }
 

@@ -176,14 +176,5 @@ inline bool isFor(const Tensor& qkv, const AttentionShape& a) {
   return device().major == 9 && qkv.dtype == DType::bf16 && a.dims > 32 && a.dims <= 128 && a.dims % 8 == 0 && isAligned(qkv) && a.batch * (a.heads + 2 * a.kvHeads) * ((a.seq + 63) / 64) < 1 << 30;
 }
 
-/// As launch(), with dynamic shared memory.
-template <class... P, class... A> void launchShared(const char* name, void (*kernel)(P...), int64_t blocks, int threads, int bytes, A&&... args) {
-  beforeLaunch(reinterpret_cast<uintptr_t>(kernel));
-  const Timed timed(timesLaunches() ? name : "");
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), name);
-  kernel<<<unsigned(blocks), threads, bytes, stream()>>>(P(args)...);
-  check(cudaGetLastError(), name);
-}
-
 }  // namespace hopper
 }  // namespace fp8lm

@@ -2,6 +2,7 @@
 #pragma once
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "../../../fp8-kernels/native/float8.h"
 #include "../timing.h"
@@ -170,6 +171,13 @@ __device__ __forceinline__ void loadTransposed(unsigned r[4], const uint32_t* ti
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(address) : "memory");
 }
 
+/// Waits until all earlier kernels are done and their writes can be seen: see launchShared.
+__device__ __forceinline__ void beginKernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;\n" ::: "memory");
+#endif
+}
+
 cudaStream_t stream();
 /// Blocks that keep the whole device busy.
 unsigned deviceBlocks();
@@ -186,12 +194,29 @@ inline void check(cudaError_t error, const char* what) {
   if (error != cudaSuccess) throwCuda(error, what);
 }
 
+/// Whether launches overlap: from compute capability 9.0 on, for kernels compiled for it, outside of graphs.
+bool launchesOverlap(const void* kernel);
+
+/// Queues a kernel, with dynamic shared memory, by programmatic dependent launch where there is such a thing: its blocks get their
+/// places as soon as the last one of the kernel before has ended, while the memory settles, and wait in beginKernel. A step of
+/// thousands of short kernels saves a microsecond each. They could have their places earlier (griddepcontrol.launch_dependents),
+/// but then as many of them as fit meet on the multiprocessors that are free first, and that costs more than it saves.
 template <class... P, class... A>
-void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, A&&... args) {
+void launchShared(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_t sharedBytes, A&&... args) {
   beforeLaunch(reinterpret_cast<uintptr_t>(kernel));
   const Timed timed(timesLaunches() ? name : "");
-  kernel<<<grid, block, 0, stream()>>>(P(args)...);
-  check(cudaGetLastError(), name);
+  constexpr size_t withoutAsking = 48 << 10;
+  if (sharedBytes > withoutAsking) check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(sharedBytes)), name);
+  cudaLaunchAttribute overlap;
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid, config.blockDim = block, config.dynamicSmemBytes = sharedBytes, config.stream = stream();
+  config.attrs = &overlap, config.numAttrs = launchesOverlap(reinterpret_cast<const void*>(kernel)) ? 1 : 0;
+  check(cudaLaunchKernelEx(&config, kernel, P(args)...), name);
+}
+template <class... P, class... A> void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, A&&... args) {
+  launchShared(name, kernel, grid, block, 0, std::forward<A>(args)...);
 }
 
 }  // namespace fp8lm

@@ -69,6 +69,8 @@ template <class T> inline Ptr<T> rawPtr(void* data, int64_t count, const char* n
   return data ? Ptr<T>(static_cast<T*>(data), 0, count, name) : Ptr<T>();
 }
 
+inline void beginKernel() {}
+
 inline float fastExp2(float x) { return exp2f(x); }
 inline float nearlySqrt(float x) { return sqrtf(x); }
 inline float nearlyRecip(float x) { return 1.0f / x; }
