@@ -12,10 +12,11 @@
 //   loadWords, storeWords  the same as 32-bit words: 8 bytes, or a multiple of 16
 //   bytePermute          four of eight bytes
 //   residentBlocks       blocks of a kernel that the device holds at once
-//   storeShared          16 bytes to shared memory
+//   storeShared          8 or 16 bytes to shared memory
 //   atomicMaxAt, atomicAddAt   on element i of a Ptr; float atomics are left out on purpose: their order, and so the last bit
 //                        of their sum, would change from run to run
 //   lastOfJob, lastBlock(ticket)    true in all threads of the block that comes last: it sees what all others wrote
+//   lastThread(ticket)   true in thread 0 of the block that comes last: it sees what all other threads 0 wrote
 //   fastExp2, nearlySqrt, nearlyRecip   one instruction each: nearly 2^x, square root, 1 / x
 //   bf16Pair, halfPair, fp8Pair   two casts at once, bits as in float8.h; decodeHalves, decodeFp8Pair: back
 //   maxMagnitude(a, x)   max(a, |x|), NaN if either is
@@ -104,5 +105,16 @@ __device__ __forceinline__ bool lastOfJob(Ptr<unsigned> ticket, unsigned done, u
 
 /// The same where each block of the launch takes one ticket: true in the block that comes last.
 __device__ __forceinline__ bool lastBlock(Ptr<unsigned> ticket) { return lastOfJob(ticket, 1u, gridDim.x * gridDim.y * gridDim.z); }
+
+/// The same for what each block's thread 0 wrote alone: true in that of the last block. No barrier, and one fence a block: a fence of
+/// all threads waits for everything the block has stored.
+__device__ __forceinline__ bool lastThread(Ptr<unsigned> ticket) {
+  if (threadIdx.x > 0) return false;
+  __threadfence();
+  if (atomicAddAt(ticket, 0, 1u) + 1u != gridDim.x * gridDim.y * gridDim.z) return false;
+  acquireOtherBlocks();
+  ticket[0] = 0u;
+  return true;
+}
 
 }  // namespace fp8lm

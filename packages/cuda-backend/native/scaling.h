@@ -46,10 +46,10 @@ __device__ __forceinline__ float chooseScale(const ScaleJob& j) {
   if (j.keep) return present;
   // All asked for at once: a kernel waits for one answer of the memory and not for three.
   const float mu = j.mu ? float(j.mu[0]) : 1.0f, count = j.window ? float(j.window[kWindowCount]) : 0.0f, ofWindow = j.window ? float(j.window[kWindowScale]) : 0.0f;
+  const float known = j.known ? float(j.known[0]) : 0.0f, ofSource = j.source ? float(j.source[kAmax]) : 0.0f;
+  const unsigned measured = j.words[kMeasured + j.slot];
   if (count >= float(kWindow)) return math::mul(ofWindow, mu);
-  const float amax = j.known ? float(j.known[0])
-                     : j.source && j.source[kAmax] > 0.0f ? float(j.source[kAmax])
-                                                          : amaxOf(j.words[kMeasured + j.slot]);
+  const float amax = j.known ? known : ofSource > 0.0f ? ofSource : amaxOf(measured);
   const float previous = j.window ? (ofWindow > 0.0f ? ofWindow : 1.0f) : previousScale(present);
   return math::mul(scaleFor(amax, j.max, previous), mu);
 }
@@ -77,12 +77,25 @@ struct Seen {
 
 /// Adds what the block saw to the words. All threads call it.
 __device__ __forceinline__ void report(const ScaleJob& j, Seen seen) {
-  const unsigned largest = blockReduce<Reduce::max>(seen.largest);
-  const unsigned saturated = blockReduce<Reduce::sum>(seen.saturated);
-  if (threadIdx.x == 0) {
-    if (largest) atomicMaxAt(j.words, kAmaxWord + j.slot, largest);
-    if (saturated) atomicAddAt(j.words, kSaturatedWord + j.slot, saturated);
+  FP8_SHARED(unsigned, largest, kWarp);
+  FP8_SHARED(unsigned, saturated, kWarp);
+  seen = {warpMax(seen.largest), warpSum(seen.saturated)};
+  __syncthreads();  // the last call's reader is done
+  if (laneOf() == 0) largest[warpOf()] = seen.largest, saturated[warpOf()] = seen.saturated;
+  __syncthreads();
+  if (threadIdx.x > 0) return;
+  for (int w = 1; w < int(blockDim.x) / kWarp; w++) {
+    const unsigned other = largest[w];
+    seen = {other > seen.largest ? other : seen.largest, seen.saturated + saturated[w]};
   }
+  if (seen.largest) atomicMaxAt(j.words, kAmaxWord + j.slot, seen.largest);
+  if (seen.saturated) atomicAddAt(j.words, kSaturatedWord + j.slot, seen.saturated);
+}
+
+/// The same at the end of a kernel that has nothing else to pass from block to block; true in one thread of the last block.
+__device__ __forceinline__ bool lastToReport(const ScaleJob& j, Seen seen) {
+  report(j, seen);
+  return lastThread(j.words + kTicket);
 }
 
 /// Writes block and window from the words, and clears those. One thread of the last block calls it.

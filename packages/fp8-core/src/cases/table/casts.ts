@@ -126,6 +126,12 @@ const quantizes: KernelCase[] = [
     n: 70_001,
     random: 0,
   })),
+  kernelCase('quantize', 'e5m2, a large tensor of bf16', (r) => ({
+    y: output('e5m2', 70_003),
+    x: input('bf16', r.difficult(70_003)),
+    n: 70_003,
+    random: 0,
+  })),
   kernelCase('quantize', 'e5m2, a large tensor, stochastic', (r) => ({
     y: output('e5m2', 70_001),
     x: input('bf16', r.normals(70_001)),
@@ -256,6 +262,7 @@ const amaxes: KernelCase[] = floats.flatMap((x) => [
     x: input(x, [...r.normals(80), Number.NaN]),
     n: 81,
   })),
+  kernelCase('amax', `${x}, a large tensor`, (r) => ({ y: output('f32', 1), x: source(r, x, 70_003), n: 70_003 })),
   kernelCase('amax', `${x}, zeros`, () => ({ y: output('f32', 1), x: input(x, new Float32Array(17)), n: 17 })),
 ]);
 
