@@ -57,8 +57,9 @@ template <int W, class T> __device__ __forceinline__ void storeWords(T* p, int64
   }
 }
 
-/// Four words of shared memory at once; i is a multiple of 4.
+/// Four or two words to shared memory at once; i is a multiple of as many.
 __device__ __forceinline__ void storeShared(uint32_t* p, int i, const uint32_t (&w)[4]) { *reinterpret_cast<uint4*>(p + i) = make_uint4(w[0], w[1], w[2], w[3]); }
+__device__ __forceinline__ void storeShared(uint32_t* p, int i, const uint32_t (&w)[2]) { *reinterpret_cast<uint2*>(p + i) = make_uint2(w[0], w[1]); }
 
 /// Bytes 0 to 3 are a's, 4 to 7 b's; each nibble of the selector picks one.
 __device__ __forceinline__ uint32_t bytePermute(uint32_t a, uint32_t b, uint32_t selector) { return __byte_perm(a, b, selector); }

@@ -125,9 +125,9 @@ inline void mmaBf16(float d[4], const unsigned a[4], const unsigned b[2]) {
   }
 }
 
-inline void storeShared(const Shared<uint32_t>& p, int i, const uint32_t (&w)[4]) {
-  p.at(i, 4, 16);
-  for (int k = 0; k < 4; k++) p[i + k] = w[k];
+template <int W> void storeShared(const Shared<uint32_t>& p, int i, const uint32_t (&w)[W]) {
+  p.at(i, W, 4 * W);
+  for (int k = 0; k < W; k++) p[i + k] = w[k];
 }
 
 /// What ldmatrix gives each lane, read word by word at the places where other lanes point.

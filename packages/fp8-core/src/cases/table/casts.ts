@@ -205,6 +205,7 @@ const rows: KernelCase[] = fp8.flatMap((y) =>
     ),
     ...[
       { rows: 272, dim: 144 },
+      { rows: 400, dim: 48 },
       { rows: 37, dim: 19 },
     ].map(({ rows, dim }) =>
       kernelCase(
@@ -223,6 +224,15 @@ const rows: KernelCase[] = fp8.flatMap((y) =>
         { sums: columnSums },
       ),
     ),
+    kernelCase('quantize_rows', `${x} -> ${y}, transposed too, no sums, cold window`, (r) => ({
+      y: output(y, 144 * 80),
+      transposed: output(y, 144 * 80),
+      x: input(x, r.difficult(144 * 80)),
+      window: window(2, 4),
+      rows: 144,
+      dim: 80,
+      random: 0,
+    })),
     kernelCase('quantize_rows', `${x} -> ${y}, no sums, cold window, stochastic`, (r) => ({
       y: output(y, 9 * 33),
       x: input(x, r.normals(9 * 33)),

@@ -112,6 +112,8 @@ const gemms: KernelCase[] = [
     gemm('f32', 'f32', shape, { f32: true, transA: true }),
     gemm('e5m2', 'e4m3', shape, { transA: true, accumulate: true }),
   ]),
+  // Operands whose transposes have several tiles, the last ones not whole.
+  gemm('e5m2', 'e4m3', { m: 96, n: 80, k: 300 }, { transA: true, c: 'bf16' }),
   gemm('bf16', 'bf16', { m: 3, n: 4, k: 0 }, { bias: true }),
   gemm('f32', 'f32', { m: 3, n: 4, k: 0 }, { f32: true, accumulate: true }),
   gemm('f32', 'f32', { m: 0, n: 4, k: 2 }, { f32: true }),
