@@ -21,10 +21,12 @@ export * from './module.ts';
 export * from './ops/index.ts';
 // The pieces of `linear`, for layers that put communication between its products.
 export {
+  atSite,
   computeF32,
   gradientForProducts,
   multiplyByWeight,
   multiplyGradientByWeight,
+  saveInput,
 } from './ops/linear.ts';
 export * from './parameter.ts';
 export * from './random.ts';

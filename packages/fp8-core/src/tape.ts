@@ -23,7 +23,16 @@ export class OpContext {
 
   /** Keeps tensors alive until this op's backward has run; does nothing when nobody records. */
   save(...tensors: Tensor[]): void {
-    if (this.recording) for (const t of tensors) this.saved.push(t.retain());
+    if (!this.recording) return;
+    for (const t of tensors) {
+      this.saved.push(t.retain());
+      kept.add(t.id);
+    }
+  }
+
+  /** Whether an earlier op of the recording keeps `t` anyway, at least until this op's backward. */
+  isKept(t: Tensor): boolean {
+    return this.recording && kept.has(t.id);
   }
 
   /**
@@ -70,6 +79,7 @@ export interface OpDefinition<A extends unknown[]> {
 
 let tape: Node[] | null = null;
 let tracked = new Set<number>();
+let kept = new Set<number>();
 let training = false;
 
 /** True inside `record` (also where recording is suspended for recomputation) and `backward`: delayed scaling records amaxes only here. */
@@ -193,10 +203,11 @@ function addInto(a: Tensor, b: Tensor): Tensor {
 
 /** Records the ops of `fn` on a tape of their own. Gradients flow to `watched` tensors and to parameters. */
 export function record<T extends Tensor>(fn: () => T, watched: readonly Tensor[] = []): Run<T> {
-  const outer = { tape, tracked, training };
+  const outer = { tape, tracked, kept, training };
   const nodes: Node[] = [];
   tape = nodes;
   tracked = new Set(watched.map((t) => t.id));
+  kept = new Set();
   training = true;
   try {
     return new Run(fn(), nodes, watched);
@@ -204,7 +215,7 @@ export function record<T extends Tensor>(fn: () => T, watched: readonly Tensor[]
     for (const node of nodes) node.context.releaseSaved();
     throw error;
   } finally {
-    ({ tape, tracked, training } = outer);
+    ({ tape, tracked, kept, training } = outer);
   }
 }
 

@@ -5,5 +5,5 @@ export * from './checkpoint.ts';
 export * from './dropout.ts';
 export * from './embedding.ts';
 export * from './head_loss.ts';
-export { accumulateProduct, type LinearLayer, linear, linearSites, quantizeAt } from './linear.ts';
+export { accumulateProduct, type LinearLayer, linear, linearSites } from './linear.ts';
 export * from './norm.ts';

@@ -4,7 +4,8 @@
 //   backward   dx = dy w             dy in e5m2
 //              dw = dy^T x           into the weight's gradient, in its own dtype
 //
-// All sums are FP32; scales are applied in the product's epilogue. What is saved is the FP8 x, not the original. A weight
+// All sums are FP32; scales are applied in the product's epilogue. What is saved is the FP8 x, not the original, unless another
+// op keeps that anyway (attention its output): then it is cast again in backward, which saves a byte an element. A weight
 // stored in FP16 or BF16 is cast to e4m3 for each use and the cast freed at once: one more pass over the weight (about 2 % of
 // a step on a CPU), no second copy in memory; a backend with `keepsCasts` keeps it from forward to backward. With a plain
 // recipe the same code runs on unquantised tensors.
@@ -13,7 +14,7 @@ import type { ActDType } from '../dtype.ts';
 import type { Parameter } from '../parameter.ts';
 import type { Cast, Fp8Gemm, Recipe } from '../recipe.ts';
 import { activeWindow, type CastSite } from '../scaling.ts';
-import { defineOp } from '../tape.ts';
+import { defineOp, type OpContext } from '../tape.ts';
 import { empty, sizeOf, type Tensor } from '../tensor.ts';
 
 /** What `linear` needs of a layer. */
@@ -27,12 +28,21 @@ export interface LinearLayer {
 }
 
 /** Casts to FP8 at a site; returns `x` itself if a producer already made it FP8. */
-export function quantizeAt(x: Tensor, site: CastSite): Tensor {
+function quantizeAt(x: Tensor, site: CastSite): Tensor {
   if (x.dtype === site.dtype) return x;
   const y = empty(x.backend, x.shape, site.dtype);
   x.backend.kernels.quantize({ y, x, window: activeWindow(site), n: x.size, random: 0 });
   return y;
 }
+
+/** An input as the product reads it: cast at its site, if the layer has one. */
+export const atSite = (x: Tensor, site: CastSite | undefined): Tensor => (site ? quantizeAt(x, site) : x);
+
+/**
+ * Keeps what backward needs of an input x that forward read as `a`: x itself where another op keeps it anyway, else `a`. Of
+ * either, `atSite` makes `a` again in backward, with the same bits, since a site's scale stays all step long.
+ */
+export const saveInput = (context: OpContext, x: Tensor, a: Tensor): void => context.save(context.isKept(x) ? x : a);
 
 const isFp8 = (gemm: Recipe['gemm']): gemm is Fp8Gemm => typeof gemm === 'object';
 
@@ -55,22 +65,22 @@ export const linear = defineOp({
         `linear ${layer.weight.name}: x is [${x.shape}] but w is [${n}, ${k}]; their last dims must match`,
       );
     }
-    const a = layer.sites ? quantizeAt(x, layer.sites.x) : x;
+    const a = atSite(x, layer.sites?.x);
     const w = computeWeight(layer);
-    if (x.backend.keepsCasts && w !== layer.weight.data) context.save(a, w);
-    else context.save(a);
+    saveInput(context, x, a);
+    if (x.backend.keepsCasts && w !== layer.weight.data) context.save(w);
     context.state = layer;
     return multiplyByWeight(a, layer, layer.bias, w);
   },
   backward(context, dy) {
     const layer = context.state as LinearLayer;
-    const [a, w] = context.saved;
+    const [input, w] = context.saved;
     const m = dy.size / layer.weight.shape[0];
     const site = dy.backend.castsBothWays ? layer.sites?.dy : null;
     const transposed = site ? empty(dy.backend, [layer.weight.shape[0], m], site.dtype) : null;
     const g = gradientForProducts(dy, layer, layer.bias, transposed);
     const dx = context.wants[0] ? multiplyGradientByWeight(g, layer, w ?? computeWeight(layer)) : null;
-    accumulateProduct(layer.weight, g, a, m, computeF32(layer.recipe), transposed);
+    accumulateProduct(layer.weight, g, atSite(input, layer.sites?.x), m, computeF32(layer.recipe), transposed);
     return [dx];
   },
 });

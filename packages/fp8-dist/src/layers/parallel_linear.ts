@@ -12,14 +12,14 @@
 // gather brings the parts to the smallest.
 import {
   accumulateProduct,
-  type CastSite,
+  atSite,
   computeF32,
   defineOp,
   gradientForProducts,
   type LinearLayer,
   multiplyByWeight,
   multiplyGradientByWeight,
-  quantizeAt,
+  saveInput,
   type Tensor,
 } from 'fp8-core';
 import type { Group } from '../group.ts';
@@ -35,8 +35,6 @@ export interface ParallelLinearLayer extends LinearLayer {
 export const gathersFp8 = (layer: ParallelLinearLayer): boolean =>
   layer.sites !== null && layer.recipe.parallel.input === 'fp8';
 
-const atSite = (x: Tensor, site: CastSite | undefined): Tensor => (site ? quantizeAt(x, site) : x);
-
 /**
  * y = x w^T + b for this rank's outputs.
  * @param x [T, B, in]; [T / tp, B, in] under sequence parallelism
@@ -49,7 +47,7 @@ export const columnParallelLinear = defineOp({
     context.state = layer;
     if (!sequenceParallel) {
       const a = atSite(x, sites?.x);
-      context.save(a);
+      saveInput(context, x, a);
       return multiplyByWeight(a, layer, layer.bias);
     }
     const part = gathersFp8(layer) ? atSite(x, sites?.x) : x;
@@ -69,7 +67,7 @@ export const columnParallelLinear = defineOp({
       const { inputGrad } = recipe.parallel;
       summing = sequenceParallel ? reduceScatterRows(part, group, inputGrad) : allReduceSum(part, group, inputGrad);
     }
-    const a = gathering ? atSite(gathering.wait(), sites?.x) : saved;
+    const a = atSite(gathering?.wait() ?? saved, sites?.x);
     accumulateProduct(layer.weight, g, a, dy.size / layer.weight.shape[0], computeF32(recipe));
     return [summing?.wait() ?? null];
   },
@@ -86,7 +84,7 @@ export const rowParallelLinear = defineOp({
   forward(context, x: Tensor, layer: ParallelLinearLayer, addBias: boolean = true) {
     const { group, sites, sequenceParallel } = layer;
     const a = atSite(x, sites?.x);
-    context.save(a);
+    saveInput(context, x, a);
     context.state = { layer, addBias };
     // In one rank's product the bias costs no pass of its own.
     const part = multiplyByWeight(a, layer, addBias && group.rank === 0 ? layer.bias : null);
@@ -95,10 +93,11 @@ export const rowParallelLinear = defineOp({
   },
   backward(context, dy) {
     const { layer, addBias } = context.state as { layer: ParallelLinearLayer; addBias: boolean };
-    const [a] = context.saved;
+    const [input] = context.saved;
     const bias = addBias ? layer.bias : null;
     const g = layer.sequenceParallel ? gatheredGradient(dy, layer, bias) : gradientForProducts(dy, layer, bias);
     const dx = context.wants[0] ? multiplyGradientByWeight(g, layer) : null;
+    const a = atSite(input, layer.sites?.x);
     accumulateProduct(layer.weight, g, a, g.size / layer.weight.shape[0], computeF32(layer.recipe));
     return [dx];
   },
