@@ -50,7 +50,6 @@ template <DType Y> __device__ __forceinline__ Code<Y> encodeStochastic(float t, 
 
 /// The values of one tensor, rounded at random.
 template <DType X> struct Stochastic : Plain<X> {
-  static constexpr int kAhead = 1;
   PhiloxKey key;
   mutable uint32_t words[kGroup];
   Stochastic(const Tensor& t, int64_t random) : Plain<X>(t), key(philoxKey(uint64_t(random))), words{} {}
@@ -90,12 +89,10 @@ template <DType Y, DType X> struct Accumulated : Both<Y, X> {
   }
 };
 
-template <DType X> constexpr int kAmaxAhead = 2 * Plain<X>::kAhead;
-
 template <DType X> __global__ void __launch_bounds__(kThreads, 3) amaxKernel(Ptr<float> y, Plain<X> source, Ptr<unsigned> words, int64_t n) {
   beginKernel();
   float largest = 0.0f;
-  forGroups<kAmaxAhead<X>>(source, n, [&] { source.prepare(); }, [&](int64_t, int, const float (&v)[kGroup]) {
+  forGroups(source, n, [&] { source.prepare(); }, [&](int64_t, int, const float (&v)[kGroup]) {
 #pragma unroll
     for (int k = 0; k < kGroup; k++) largest = maxMagnitude(largest, v[k]);
   });
@@ -238,7 +235,7 @@ void accumulate_fp8(const Tensor& y, const Tensor& x, const Tensor& mu, int64_t 
 void amax(const Tensor& y, const Tensor& x, int64_t n) {
   withAny(x.dtype, [&](auto d) {
     constexpr DType X = decltype(d)::value;
-    launchGroups<kAmaxAhead<X>>("amax", amaxKernel<X>, n, ptr<float>(y, "y"), Plain<X>(x), words());
+    launchGroups("amax", amaxKernel<X>, n, ptr<float>(y, "y"), Plain<X>(x), words());
   });
 }
 

@@ -22,7 +22,6 @@ template <DType A, DType B> struct Sum : Both<A, B> {
 };
 
 template <DType X> struct Scaled : Plain<X> {
-  static constexpr int kAhead = 1;
   float alpha;
   Scaled(const Tensor& x, double a) : Plain<X>(x), alpha(float(a)) {}
   __device__ __forceinline__ void values(const Group<X>& raw, int64_t, float (&v)[kGroup]) const {
@@ -33,7 +32,6 @@ template <DType X> struct Scaled : Plain<X> {
 };
 
 template <DType X> struct Gelu : Plain<X> {
-  static constexpr int kAhead = 1;
   using Plain<X>::Plain;
   __device__ __forceinline__ void values(const Group<X>& raw, int64_t, float (&v)[kGroup]) const {
     unpack(raw, v);

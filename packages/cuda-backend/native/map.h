@@ -2,8 +2,7 @@
 // pass; measureKernel is the pass before it where a scale just in time needs an amax first.
 //
 // A Source is a struct with
-//   Raw, fetch(i, count)   what a group needs of memory, as stored
-//   kAhead                 groups that a thread fetches at once; 1: the next one while one is worked on
+//   Raw, fetch(i, count)   what a group needs of memory, as stored; the next group is fetched while one is worked on
 //   prepare()              what a thread computes once
 //   values(raw, i, v)      the group's values
 //   encode(Of<Y>, t)       how they are rounded
@@ -22,36 +21,21 @@ __device__ __forceinline__ void zeroFrom(int count, float (&v)[kGroup]) {
     if (k >= count) v[k] = 0.0f;
 }
 
-/// Calls f(i, count, v) for each group of this thread, which fetches `ahead` of them at once. Groups are counted in 32 bits: 2^35 elements.
-template <int ahead, class Source, class Begin, class F> __device__ __forceinline__ void forGroups(Source& source, int64_t n, Begin&& begin, F&& f) {
-  const uint32_t groups = uint32_t((n + kGroup - 1) / kGroup), stride = gridDim.x * (kThreads * ahead), last = groups - 1u;
+/// Calls f(i, count, v) for each group of this thread. Groups are counted in 32 bits: 2^35 elements.
+template <class Source, class Begin, class F> __device__ __forceinline__ void forGroups(Source& source, int64_t n, Begin&& begin, F&& f) {
+  const uint32_t groups = uint32_t((n + kGroup - 1) / kGroup), stride = gridDim.x * blockDim.x, last = groups - 1u;
   const int ofLast = int(n - int64_t(last) * kGroup);
+  uint32_t g = blockIdx.x * blockDim.x + threadIdx.x;
   const auto countOf = [&](uint32_t group) { return group == last ? ofLast : kGroup; };
-  struct {
-    typename Source::Raw raw[ahead];
-  } next{};
-  const auto fetch = [&](uint32_t first) {
-#pragma unroll
-    for (int q = 0; q < ahead; q++) {
-      const uint32_t g = first + q * kThreads;
-      if (g < groups) next.raw[q] = source.fetch(int64_t(g) * kGroup, countOf(g));
-    }
-  };
-  uint32_t first = blockIdx.x * (kThreads * ahead) + threadIdx.x;
-  fetch(first);
+  typename Source::Raw next{};
+  if (g < groups) next = source.fetch(int64_t(g) * kGroup, countOf(g));
   begin();
-  for (; first < groups; first += stride) {
-    const auto now = next;
-    if constexpr (ahead == 1) fetch(first + stride);
-#pragma unroll
-    for (int q = 0; q < ahead; q++) {
-      const uint32_t g = first + q * kThreads;
-      if (g >= groups) continue;
-      float v[kGroup];
-      source.values(now.raw[q], int64_t(g) * kGroup, v);
-      f(int64_t(g) * kGroup, countOf(g), v);
-    }
-    if constexpr (ahead > 1) fetch(first + stride);
+  for (; g < groups; g += stride) {
+    const typename Source::Raw raw = next;
+    if (g + stride < groups) next = source.fetch(int64_t(g + stride) * kGroup, countOf(g + stride));
+    float v[kGroup];
+    source.values(raw, int64_t(g) * kGroup, v);
+    f(int64_t(g) * kGroup, countOf(g), v);
   }
 }
 
@@ -59,7 +43,7 @@ template <class Source> __global__ void __launch_bounds__(kThreads, 3) measureKe
   beginKernel();
   if (!needsMeasure(job)) return;
   float largest = 0.0f;
-  forGroups<Source::kAhead>(source, n, [&] { source.prepare(); }, [&](int64_t, int count, float (&v)[kGroup]) {
+  forGroups(source, n, [&] { source.prepare(); }, [&](int64_t, int count, float (&v)[kGroup]) {
     zeroFrom(count, v);
 #pragma unroll
     for (int k = 0; k < kGroup; k++) largest = maxMagnitude(largest, v[k]);
@@ -77,7 +61,7 @@ __global__ void __launch_bounds__(kThreads, 3) mapKernel(Output<Y> y, Source sou
     source.prepare();
     if constexpr (isScaled<Y>) scale = chooseScale(job);
   };
-  forGroups<Source::kAhead>(source, n, begin, [&](int64_t i, int count, float (&v)[kGroup]) {
+  forGroups(source, n, begin, [&](int64_t i, int count, float (&v)[kGroup]) {
     if constexpr (isScaled<Y>) {
       float t[kGroup];
       zeroFrom(count, v);
@@ -94,23 +78,22 @@ __global__ void __launch_bounds__(kThreads, 3) mapKernel(Output<Y> y, Source sou
   }
 }
 
-/// What sources have that say nothing else.
+/// Rounding of sources that have no say in it.
 struct NearestEven {
-  static constexpr int kAhead = 1;
   template <DType Y> __device__ __forceinline__ Group<Y> encode(Of<Y>, const float (&t)[kGroup]) const { return pack<Y>(t); }
 };
 
-/// A grid for a kernel that strides over n elements, `ahead` groups a thread.
-template <int ahead = 1, class K> inline dim3 groupGrid(K kernel, int64_t n) { return dim3(blocksOf(kernel, n, int64_t(kThreads) * kGroup * ahead, kThreads)); }
-template <int ahead = 1, class K, class... A> inline void launchGroups(const char* name, K kernel, int64_t n, A&&... args) {
-  launch(name, kernel, groupGrid<ahead>(kernel, n), dim3(kThreads), args..., n);
+/// A grid for a kernel that strides over n elements.
+template <class K> inline dim3 groupGrid(K kernel, int64_t n) { return dim3(blocksOf(kernel, n, int64_t(kThreads) * kGroup, kThreads)); }
+template <class K, class... A> inline void launchGroups(const char* name, K kernel, int64_t n, A&&... args) {
+  launch(name, kernel, groupGrid(kernel, n), dim3(kThreads), args..., n);
 }
 
 inline dim3 groupBlocks(int64_t n) { return dim3(blocksFor(n, int64_t(kThreads) * kGroup)); }
 
 template <class Source> inline void launchMeasure(const char* name, const Source& source, const ScaleJob& job, int64_t n) {
   const auto kernel = &measureKernel<Source>;
-  launch(name, kernel, dim3(measureBlocks(groupGrid<Source::kAhead>(kernel, n).x)), dim3(kThreads), source, job, n);
+  launch(name, kernel, dim3(measureBlocks(groupGrid(kernel, n).x)), dim3(kThreads), source, job, n);
 }
 
 /// Stores the n values of a source in y, whichever dtype y has; `job` (from scaleJob) tells how its scale is chosen.
@@ -118,7 +101,7 @@ template <class Source> inline void map(const char* name, const Tensor& y, const
   if (isScaledType(y.dtype) && !job.keep && !job.known) launchMeasure(name, source, job, n);
   withAny(y.dtype, [&](auto d) {
     constexpr DType Y = decltype(d)::value;
-    launchGroups<Source::kAhead>(name, mapKernel<Y, Source>, n, output<Y>(y, "y"), source, job);
+    launchGroups(name, mapKernel<Y, Source>, n, output<Y>(y, "y"), source, job);
   });
 }
 
@@ -126,7 +109,7 @@ template <class Source> inline void map(const char* name, const Tensor& y, const
 template <class Source> inline void mapAct(const char* name, const Tensor& y, const Source& source, int64_t n) {
   withAct(y.dtype, [&](auto d) {
     constexpr DType Y = decltype(d)::value;
-    launchGroups<Source::kAhead>(name, mapKernel<Y, Source>, n, output<Y>(y, "y"), source, ScaleJob{});
+    launchGroups(name, mapKernel<Y, Source>, n, output<Y>(y, "y"), source, ScaleJob{});
   });
 }
 
@@ -138,13 +121,12 @@ template <class Source> inline void mapActOrFp8(const char* name, const Tensor& 
   launchMeasure(name, source, job, n);
   withFp8(y.dtype, [&](auto d) {
     constexpr DType Y = decltype(d)::value;
-    launchGroups<Source::kAhead>(name, mapKernel<Y, Source>, n, output<Y>(y, "y"), source, job);
+    launchGroups(name, mapKernel<Y, Source>, n, output<Y>(y, "y"), source, job);
   });
 }
 
 /// The values of one tensor.
 template <DType X> struct Plain : NearestEven {
-  static constexpr int kAhead = X == DType::f32 ? 2 : 4;
   using Raw = Group<X>;
   Input<X> x;
   float inv = 1.0f;
