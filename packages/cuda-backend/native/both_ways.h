@@ -1,9 +1,10 @@
 // A cast to FP8 that writes its result and the transpose of it, and sums x's columns, in one pass over x: what backward needs
 // of a gradient, 2 bytes read and 2 written an element where separate passes move 7.
 //
-// All blocks are resident at once and take every so manieth tile of 128 x 64. The next tile is on its way in registers while the codes of
-// this one go through shared memory to the transpose, and each block reports its amax and counts a single time. The column sums of a
-// row of tiles go to device memory as in columns.h.
+// Two blocks a multiprocessor take every so manieth tile of 128 x 64; with more of them under way at once an H200 is slower where the
+// tensor is large. The next tile is on its way in registers while the codes of this one go through shared memory to the
+// transpose, and each block reports its amax and counts a single time. Half of the threads transpose a tile, others meanwhile add up
+// its columns. The column sums of a row of tiles go to device memory as in columns.h.
 #pragma once
 #include "columns.h"
 #include "map.h"
@@ -12,75 +13,101 @@
 namespace fp8lm {
 
 using WaysTile = Tile<128, 64>;
-constexpr int kWaysWidth = 8, kWaysAcross = WaysTile::kColumns / kWaysWidth, kWaysStep = WaysTile::kThreads / kWaysAcross, kWaysCount = WaysTile::kRows / kWaysStep;
-constexpr int kWaysWarps = WaysTile::kThreads / kWarp;
+constexpr int kWaysThreads = 2 * WaysTile::kThreads, kWaysBlocks = 2;  // of a block; blocks of a multiprocessor
+constexpr int kWaysWidth = 8, kWaysAcross = WaysTile::kColumns / kWaysWidth, kWaysStep = kWaysThreads / kWaysAcross, kWaysCount = WaysTile::kRows / kWaysStep;
 
-/// What a thread has of a tile of x: 8 columns of every 16th row.
+/// What a thread has of a tile of x: 8 columns of every 32nd row.
 struct WaysRows {
   Packed<DType::bf16, kWaysWidth> raw[kWaysCount];
-  /// From `row` on; zeros beyond the tensor.
-  __device__ __forceinline__ void fetch(const Input<DType::bf16>& x, int row, int column, int rows, int cols) {
+
+  /// Elements i to i + 7 and those of every `stride` after them; zeros from row `left` on, counted from the first of them.
+  __device__ __forceinline__ void fetch(const Ptr<const uint16_t>& x, int64_t i, int64_t stride, int left) {
+    if (left > (kWaysCount - 1) * kWaysStep) {
+#pragma unroll
+      for (int p = 0; p < kWaysCount; p++, i += stride) loadWords(x, i, raw[p].w);
+      return;
+    }
+#pragma unroll
+    for (int p = 0; p < kWaysCount; p++, i += stride) {
+      if (p * kWaysStep < left) loadWords(x, i, raw[p].w);
+      else raw[p].w[0] = raw[p].w[1] = raw[p].w[2] = raw[p].w[3] = 0u;
+    }
+  }
+
+  /// Adds its amax, found on pairs as they are stored, and what will saturate. Where the largest is in range, all are.
+  __device__ __forceinline__ void addTo(Seen& seen, float scale, float max) const {
+    uint32_t pair = 0u;
 #pragma unroll
     for (int p = 0; p < kWaysCount; p++) {
-      if (row + p * kWaysStep < rows && column < cols) {
-        loadWords(x.data, int64_t(row + p * kWaysStep) * cols + column, raw[p].w);
-      } else {
 #pragma unroll
-        for (int k = 0; k < kWaysWidth / 2; k++) raw[p].w[k] = 0u;
-      }
+      for (int k = 0; k < kWaysWidth / 2; k++) pair = maxMagnitudes(pair, raw[p].w[k]);
+    }
+    const uint32_t high = pair & 0xffff0000u, low = pair << 16, largest = high > low ? high : low;
+    if (largest > seen.largest) seen.largest = largest;
+    if (__builtin_expect(math::mul(floatOf(largest), scale) <= max, true)) return;
+#pragma unroll
+    for (int p = 0; p < kWaysCount; p++) {
+      float v[kWaysWidth];
+      unpack(raw[p], v);
+#pragma unroll
+      for (int k = 0; k < kWaysWidth; k++) seen.saturated += fabsf(math::mul(v[k], scale)) > max ? 1u : 0u;
     }
   }
 };
 
 /// @param partials null, or a row of column sums for each row of tiles
 template <DType Y>
-__global__ void __launch_bounds__(WaysTile::kThreads, 5)
-    castBothWaysKernel(Ptr<uint8_t> y, Ptr<uint8_t> transposed, Ptr<float> transposedBlock, Ptr<float> partials, Input<DType::bf16> x, ScaleJob job, int rows, int cols, int tilesAcross, int tiles) {
+__global__ void __launch_bounds__(kWaysThreads, 3)
+    castBothWaysKernel(Ptr<uint8_t> y, Ptr<uint8_t> transposed, Ptr<float> transposedBlock, Ptr<float> partials, Input<DType::bf16> x, ScaleJob job, int rows, int cols, int tilesAcross) {
   beginKernel();
   using T = WaysTile;
   FP8_SHARED(uint32_t, tile, T::kWords);
-  FP8_SHARED(float, parts, kWaysWarps * T::kColumns);
+  FP8_SHARED(float, parts, kWaysStep * T::kColumns);
   const int across = int(threadIdx.x) % kWaysAcross * kWaysWidth, down = int(threadIdx.x) / kWaysAcross;
-  const auto rowOf = [&](int t) { return t / tilesAcross * T::kRows; };
-  const auto columnOf = [&](int t) { return t % tilesAcross * T::kColumns; };
-  int t = int(blockIdx.x);
+  const int64_t stride = int64_t(kWaysStep) * cols;
+  // From a tile of this block to the next one, without a division.
+  const int moreRows = int(gridDim.x) / tilesAcross * T::kRows, moreColumns = int(gridDim.x) % tilesAcross * T::kColumns;
+  int row = int(blockIdx.x) / tilesAcross * T::kRows, column = int(blockIdx.x) % tilesAcross * T::kColumns;
+  const auto leftOf = [&] { return column + across < cols ? rows - row - down : 0; };
+  const auto first = [&] { return int64_t(row + down) * cols + column + across; };
   WaysRows next;
-  next.fetch(x, rowOf(t) + down, columnOf(t) + across, rows, cols);
+  next.fetch(x.data, first(), stride, leftOf());
   const float scale = chooseScale(job);
   Seen seen;
-  for (; t < tiles; t += int(gridDim.x)) {
-    const int firstRow = rowOf(t), firstColumn = columnOf(t);
+  while (row < rows) {
+    const int firstRow = row, firstColumn = column, left = leftOf();
+    next.addTo(seen, scale, job.max);
     float sum[kWaysWidth] = {};
+    int64_t to = first();
 #pragma unroll
-    for (int p = 0; p < kWaysCount; p++) {
-      const int r = down + p * kWaysStep;
-      float v[kWaysWidth], s[kWaysWidth];
+    for (int p = 0; p < kWaysCount; p++, to += stride) {
+      float v[kWaysWidth], t[kWaysWidth];
       unpack(next.raw[p], v);
 #pragma unroll
       for (int k = 0; k < kWaysWidth; k++) {
-        s[k] = math::mul(v[k], scale);
+        t[k] = math::mul(v[k], scale);
         sum[k] = math::add(sum[k], v[k]);
       }
-      seen.add(v, s, scale, job.max);
-      const Packed<Y, kWaysWidth> packed = pack<Y>(s);
-      if (firstRow + r < rows && firstColumn + across < cols) storeWords(y, int64_t(firstRow + r) * cols + firstColumn + across, packed.w);
-      storeShared(tile, T::at(r, across / 4), packed.w);
+      const Packed<Y, kWaysWidth> codes = pack<Y>(t);
+      if (p * kWaysStep < left) storeWords(y, to, codes.w);
+      storeShared(tile, T::at(down + p * kWaysStep, across / 4), codes.w);
     }
-    if (t + int(gridDim.x) < tiles) next.fetch(x, rowOf(t + int(gridDim.x)) + down, columnOf(t + int(gridDim.x)) + across, rows, cols);
     if (partials) {
 #pragma unroll
-      for (int k = 0; k < kWaysWidth; k++) {
-        for (int d = kWaysAcross; d < kWarp; d *= 2) sum[k] = math::add(sum[k], __shfl_xor_sync(kAllLanes, sum[k], d));
-        if (laneOf() < kWaysAcross) parts[warpOf() * T::kColumns + across + k] = sum[k];
-      }
+      for (int k = 0; k < kWaysWidth; k += 4) storeShared(parts, down * T::kColumns + across + k, {sum[k], sum[k + 1], sum[k + 2], sum[k + 3]});
     }
+    row += moreRows, column += moreColumns;
+    if (column >= tilesAcross * T::kColumns) column -= tilesAcross * T::kColumns, row += T::kRows;
+    if (row < rows) next.fetch(x.data, first(), stride, leftOf());
     __syncthreads();
-    T::storeTransposed(transposed, tile, firstRow, firstColumn, rows, cols, rows);
-    if (partials && int(threadIdx.x) < T::kColumns && firstColumn + int(threadIdx.x) < cols) {
+    const int c = int(threadIdx.x) - T::kThreads;
+    if (c < 0) {
+      T::storeTransposed(transposed, tile, firstRow, firstColumn, rows, cols, rows);
+    } else if (partials && c < T::kColumns && firstColumn + c < cols) {
       float total = 0.0f;
 #pragma unroll
-      for (int w = 0; w < kWaysWarps; w++) total = math::add(total, parts[w * T::kColumns + int(threadIdx.x)]);
-      partials[int64_t(t / tilesAcross) * cols + firstColumn + threadIdx.x] = total;
+      for (int d = 0; d < kWaysStep; d++) total = math::add(total, parts[d * T::kColumns + c]);
+      partials[int64_t(firstRow / T::kRows) * cols + firstColumn + c] = total;
     }
     __syncthreads();
   }
@@ -100,8 +127,9 @@ inline bool castBothWays(const Tensor& y, const Tensor& transposed, const Tensor
   withFp8(y.dtype, [&](auto d) {
     const auto kernel = &castBothWaysKernel<decltype(d)::value>;
     launchMeasure("quantize_rows", Plain<DType::bf16>(x), job, rows * cols);
-    launch("quantize_rows", kernel, dim3(blocksOf(kernel, across * down, 1, WaysTile::kThreads)), dim3(WaysTile::kThreads), ptr<uint8_t>(y, "y"), ptr<uint8_t>(transposed, "transposed"),
-           scalePtr(transposed, "transposed's scale block"), partialSums, input<DType::bf16>(x, "x"), job, int(rows), int(cols), int(across), int(across * down));
+    const int64_t most = int64_t(kWaysBlocks) * device().multiprocessors;
+    launch("quantize_rows", kernel, dim3(unsigned(across * down < most ? across * down : most)), dim3(kWaysThreads), ptr<uint8_t>(y, "y"), ptr<uint8_t>(transposed, "transposed"),
+           scalePtr(transposed, "transposed's scale block"), partialSums, input<DType::bf16>(x, "x"), job, int(rows), int(cols), int(across));
   });
   if (sums) addTotals<1>("column_sums", ptr<float>(sums, "sums"), none, partialSums, cols, down);
   return true;

@@ -12,7 +12,7 @@
 //   loadWords, storeWords  the same as 32-bit words: 8 bytes, or a multiple of 16
 //   bytePermute          four of eight bytes
 //   residentBlocks       blocks of a kernel that the device holds at once
-//   storeShared          8 or 16 bytes to shared memory
+//   storeShared          8 or 16 bytes to shared memory, words or floats
 //   atomicMaxAt, atomicAddAt   on element i of a Ptr; float atomics are left out on purpose: their order, and so the last bit
 //                        of their sum, would change from run to run
 //   lastOfJob, lastBlock(ticket)    true in all threads of the block that comes last: it sees what all others wrote
@@ -20,6 +20,7 @@
 //   fastExp2, nearlySqrt, nearlyRecip   one instruction each: nearly 2^x, square root, 1 / x
 //   bf16Pair, halfPair, fp8Pair   two casts at once, bits as in float8.h; decodeHalves, decodeFp8Pair: back
 //   maxMagnitude(a, x)   max(a, |x|), NaN if either is
+//   maxMagnitudes(a, x)  the same of two bf16 each
 //   mmaBf16              one tensor core product of a warp, 16 x 8 x 16
 //
 // Kernels never use a raw T* from a tensor, so that the simulator sees every access.

@@ -60,6 +60,7 @@ template <int W, class T> __device__ __forceinline__ void storeWords(T* p, int64
 /// Four or two words to shared memory at once; i is a multiple of as many.
 __device__ __forceinline__ void storeShared(uint32_t* p, int i, const uint32_t (&w)[4]) { *reinterpret_cast<uint4*>(p + i) = make_uint4(w[0], w[1], w[2], w[3]); }
 __device__ __forceinline__ void storeShared(uint32_t* p, int i, const uint32_t (&w)[2]) { *reinterpret_cast<uint2*>(p + i) = make_uint2(w[0], w[1]); }
+__device__ __forceinline__ void storeShared(float* p, int i, const float (&v)[4]) { *reinterpret_cast<float4*>(p + i) = make_float4(v[0], v[1], v[2], v[3]); }
 
 /// Bytes 0 to 3 are a's, 4 to 7 b's; each nibble of the selector picks one.
 __device__ __forceinline__ uint32_t bytePermute(uint32_t a, uint32_t b, uint32_t selector) { return __byte_perm(a, b, selector); }
@@ -110,6 +111,12 @@ __device__ __forceinline__ float divInRange(float a, float b) {
 __device__ __forceinline__ float maxMagnitude(float a, float x) {
   float y;
   asm("{.reg .f32 m; abs.f32 m, %2; max.NaN.f32 %0, %1, m;}\n" : "=f"(y) : "f"(a), "f"(x));
+  return y;
+}
+/// The same of each half of two words of bf16, the first one no negative numbers; a NaN is 0x7fff then.
+__device__ __forceinline__ uint32_t maxMagnitudes(uint32_t a, uint32_t x) {
+  uint32_t y;
+  asm("{.reg .b32 m; abs.bf16x2 m, %2; max.NaN.bf16x2 %0, %1, m;}\n" : "=r"(y) : "r"(a), "r"(x));
   return y;
 }
 /// Two bf16, rounded to nearest even: `low` in the low half.

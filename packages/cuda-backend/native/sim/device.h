@@ -78,6 +78,13 @@ inline float fusedMulAdd(float a, float b, float c) { return __builtin_fmaf(a, b
 inline float sqrtInRange(float x) { return __builtin_sqrtf(x); }
 inline float divInRange(float a, float b) { return a / b; }
 inline float maxMagnitude(float a, float x) { return a != a ? a : x != x || fabsf(x) > a ? fabsf(x) : a; }
+inline uint32_t maxMagnitudes(uint32_t a, uint32_t x) {
+  const auto larger = [](float m, float v) {
+    const float y = maxMagnitude(m, v);
+    return y != y ? 0x7fffu : bitsOf(y) >> 16;
+  };
+  return larger(floatOf(a << 16), floatOf(x << 16)) | larger(floatOf(a & 0xffff0000u), floatOf(x & 0xffff0000u)) << 16;
+}
 inline uint32_t bf16Pair(float low, float high) { return uint32_t(encodeBF16(low)) | uint32_t(encodeBF16(high)) << 16; }
 inline void decodeHalves(uint32_t w, float* v) {
   v[0] = decodeF16(uint16_t(w));
@@ -125,7 +132,7 @@ inline void mmaBf16(float d[4], const unsigned a[4], const unsigned b[2]) {
   }
 }
 
-template <int W> void storeShared(const Shared<uint32_t>& p, int i, const uint32_t (&w)[W]) {
+template <class T, int W> void storeShared(const Shared<T>& p, int i, const T (&w)[W]) {
   p.at(i, W, 4 * W);
   for (int k = 0; k < W; k++) p[i + k] = w[k];
 }
