@@ -3,11 +3,12 @@
 //
 // Each rank leads a process group of its own, so that wrappers (tsx, shells) and what they started end too.
 import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
-import { availableParallelism, tmpdir } from 'node:os';
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { UserError } from 'fp8-core';
+import { makeSocketFolder } from '../host.ts';
 import { isLoopback, jobKeyFrom, newJobKey } from '../rendezvous/security.ts';
 import { prefixLines } from './prefix.ts';
 
@@ -127,7 +128,7 @@ export async function launch(options: LaunchOptions): Promise<LaunchResult> {
     jobKey = newJobKey();
   }
   const masterPort = oneMachine ? await freePort() : port;
-  const folder = mkdtempSync(join(tmpdir(), 'fp8lm-'));
+  const folder = makeSocketFolder();
   const threads = Math.max(1, Math.floor(availableParallelism() / nproc));
   const started = Date.now();
 

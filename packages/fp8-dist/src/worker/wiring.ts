@@ -1,9 +1,9 @@
 // Brings a rank's sockets up: inboxes, rendezvous, arenas, connections.
-import { mkdirSync, mkdtempSync, readFileSync, readlinkSync, rmSync } from 'node:fs';
+import { mkdirSync, rmSync } from 'node:fs';
 import { createSocket } from 'node:dgram';
-import { availableParallelism, hostname, tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { availableParallelism, hostname } from 'node:os';
 import { UserError } from 'fp8-core';
+import { hostId, makeSocketFolder } from '../host.ts';
 import { slotBytes, SlotPool } from '../link/slots.ts';
 import type { CommAddon } from '../math/native.ts';
 import { type Member, route } from '../rendezvous/member.ts';
@@ -69,18 +69,6 @@ function wirePorts({ rank, ports }: Extract<Wiring, { kind: 'ports' }>): Wired {
   };
 }
 
-/** The same for processes that share a kernel, a network and process ids. */
-function hostId(): string {
-  const parts = [hostname()];
-  try {
-    parts.push(readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim());
-    for (const ns of ['net', 'pid', 'mnt']) parts.push(readlinkSync(`/proc/self/ns/${ns}`));
-  } catch {
-    // not Linux: the host name has to do
-  }
-  return parts.join(' ');
-}
-
 /** The address of this machine that a peer at `host` sees. */
 function addressTowards(host: string): Promise<string> {
   return new Promise((resolve, reject) => {
@@ -113,7 +101,7 @@ async function wireZeroMQ(
 
   // A launcher's folder goes with the launcher, whatever becomes of the ranks.
   const given = env.folder ?? env.socketFolder;
-  const ownFolder = given ? null : mkdtempSync(join(tmpdir(), 'fp8lm-'));
+  const ownFolder = given ? null : makeSocketFolder();
   const folder = given ?? (ownFolder as string);
   mkdirSync(folder, { recursive: true, mode: 0o700 });
   let lane: { lane: number; fd: number } | null = null;
