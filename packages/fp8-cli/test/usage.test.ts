@@ -1,8 +1,9 @@
+import { spawnSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { presets } from 'fp8-models';
 import { expect, test } from 'vitest';
-import { fp8lm, ownFolder, tinyRun } from './command.ts';
+import { bin, fp8lm, ownFolder, tinyRun } from './command.ts';
 
 const folder = ownFolder();
 const tiny = tinyRun(folder);
@@ -29,6 +30,19 @@ test.each([
   expect(stderr).toBe('');
   expect(code).toBe(0);
 });
+
+test.skipIf(process.platform !== 'linux')(
+  'too few files that may be opened are named before anything needs them',
+  () => {
+    const command = `ulimit -n 64 && exec ${process.execPath} ${bin} train gpt-nano --steps 1`;
+    const { status, stdout, stderr } = spawnSync('sh', ['-c', command], { encoding: 'utf8' });
+    expect(stderr).toBe(
+      'fp8lm: may open 64 files only, and needs 256; raise the limit, for example with `ulimit -n 1024`\n',
+    );
+    expect(stdout).toBe('');
+    expect(status).toBe(2);
+  },
+);
 
 test('launch hands everything after -- to the ranks and passes their exit code on', async () => {
   const script = file('rank.mjs', 'console.log(`rank ${process.env.RANK} of ${process.env.WORLD_SIZE}`);');

@@ -195,7 +195,8 @@ export async function launch(options: LaunchOptions): Promise<LaunchResult> {
     entry.ended = true;
     const bad = why !== undefined || code !== 0;
     if (!bad || failure || stopping) return;
-    const how = why ?? (signal ? `was killed by ${signal}` : `ended with code ${code}`);
+    const hint = signal === 'SIGKILL' ? ' (by the kernel, if memory ran out: see `dmesg`)' : '';
+    const how = why ?? (signal ? `was killed by ${signal}${hint}` : `ended with code ${code}`);
     failure = {
       culprit: entry.rank,
       cause: `rank ${entry.rank} (pid ${entry.pid}) ${how} after ${((Date.now() - started) / 1000).toFixed(1)} s`,
