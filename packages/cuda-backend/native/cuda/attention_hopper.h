@@ -62,6 +62,7 @@ template <int STAGES> struct Ring {
   __device__ __forceinline__ void wait(int g) const { waitBarrier(full(g), g / STAGES & 1); }
   /// By each warp of the block, of each tile.
   __device__ __forceinline__ void release(int g) const {
+    __syncwarp();  // the other lanes have read what they need of it
     if (laneOf() == 0) arrive(empty(g));
   }
   /// Loads the first of `all` tiles.
