@@ -17,19 +17,17 @@ export interface ModelResult {
 }
 
 const recipes = ['bf16', 'te', 'o1', 'o2', 'o3'];
-/** CUDA graphs where a step has thousands of short launches: FP8_CUDA_GRAPH says otherwise. */
 const onChip: Model[] = [
-  { preset: 'gpt2-124m', seq: 1024, batches: [16], graphs: false },
-  { preset: 'gpt2-1.5b', seq: 1024, batches: [4, 16], graphs: true },
-  { preset: 'gpt-7b', seq: 2048, batches: [1, 2, 8], graphs: false },
+  { preset: 'gpt2-124m', seq: 1024, batches: [16] },
+  { preset: 'gpt2-1.5b', seq: 1024, batches: [4, 16] },
+  { preset: 'gpt-7b', seq: 2048, batches: [1, 2, 8] },
 ];
-const tiny: Model[] = [{ preset: 'gpt-nano', seq: 16, batches: [1], graphs: true }];
+const tiny: Model[] = [{ preset: 'gpt-nano', seq: 16, batches: [1] }];
 
 interface Model {
   preset: string;
   seq: number;
   batches: number[];
-  graphs: boolean;
 }
 
 /** Equal micro-batches side by side; of a model's best micro-batch the reader picks the row. */
@@ -42,7 +40,7 @@ export function measureModels(backend: CudaBackend, steps: number): ModelResult[
 }
 
 function measure(backend: CudaBackend, model: Model, recipe: string, batch: number, steps: number): ModelResult {
-  const { preset, seq, graphs } = model;
+  const { preset, seq } = model;
   const row = { preset, recipe, batch, seq, tokensPerSecond: null, tflops: null, peakGiB: null, failure: null };
   const command = fileURLToPath(new URL('../bin/fp8lm.mjs', import.meta.resolve('fp8-cli')));
   const flags = { preset, recipe, batch, seq, steps: backend.simulated ? 1 : steps, warmup: backend.simulated ? 1 : 5 };
@@ -50,7 +48,7 @@ function measure(backend: CudaBackend, model: Model, recipe: string, batch: numb
   const { status, stdout, stderr } = spawnSync(
     process.execPath,
     [command, 'bench', 'step', '--device', 'cuda', '--json', ...args],
-    { encoding: 'utf8', maxBuffer: 1 << 26, env: { FP8_CUDA_GRAPH: graphs ? '1' : '0', ...process.env } },
+    { encoding: 'utf8', maxBuffer: 1 << 26 },
   );
   if (status !== 0)
     return {
