@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 #include <map>
+#include <tuple>
 #include <stdexcept>
 #include <utility>
 
@@ -72,13 +73,15 @@ const DeviceInfo& device() {
 unsigned deviceBlocks() { return unsigned(device().multiprocessors) * 8; }
 
 #if !defined(FP8_SIM)
-unsigned residentBlocks(const void* kernel, unsigned threads) {
-  static auto* const known = new std::map<std::pair<const void*, unsigned>, unsigned>;
-  const auto found = known->find({kernel, threads});
+unsigned residentBlocks(const void* kernel, unsigned threads, size_t sharedBytes) {
+  static auto* const known = new std::map<std::tuple<const void*, unsigned, size_t>, unsigned>;
+  const auto found = known->find({kernel, threads, sharedBytes});
   if (found != known->end()) return found->second;
   int blocks = 0;
-  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, int(threads), 0), "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
-  return (*known)[{kernel, threads}] = unsigned(blocks < 1 ? 1 : blocks) * unsigned(device().multiprocessors);
+  if (sharedBytes > kSharedWithoutAsking && cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(sharedBytes))) cudaGetLastError();  // too much: none fits
+  else check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, int(threads), sharedBytes), "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
+  if (!sharedBytes && blocks < 1) blocks = 1;
+  return (*known)[{kernel, threads, sharedBytes}] = unsigned(blocks) * unsigned(device().multiprocessors);
 }
 #endif
 

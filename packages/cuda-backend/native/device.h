@@ -6,6 +6,7 @@
 //   Ptr<T>               a pointer into a tensor: T* on a device; in the simulator it knows the tensor's bounds and name
 //   ptr<T>(tensor, "x")  makes one, on the host; an absent tensor gives a null pointer
 //   FP8_SHARED(T, a, N)  an array of N in the block's shared memory, indexed a[i]
+//   FP8_DYNAMIC_SHARED(T, a)  the array of as many bytes as launchShared is told
 //   launch(name, kernel, grid, block, args...)   queues a kernel on the backend's stream
 //   beginKernel()        the first statement of every kernel: before it nothing of a tensor may be read or written
 //   loadVec, storeVec    16 bytes at once, at an address that must be aligned to 16
@@ -13,6 +14,9 @@
 //   bytePermute          four of eight bytes
 //   residentBlocks       blocks of a kernel that the device holds at once
 //   storeShared          8 or 16 bytes to shared memory, words or floats
+//   SharedAt, loadShared a place in shared memory, and what lies there, read anew each time
+//   readAnew(x)          x, in a way that nothing worked out of it is kept in a register
+//   copyAsync, endCopies, waitCopies   16 bytes to shared memory while the thread goes on
 //   atomicMaxAt, atomicAddAt   on element i of a Ptr; float atomics are left out on purpose: their order, and so the last bit
 //                        of their sum, would change from run to run
 //   lastOfJob, lastBlock(ticket)    true in all threads of the block that comes last: it sees what all others wrote
@@ -21,7 +25,7 @@
 //   bf16Pair, halfPair, fp8Pair   two casts at once, bits as in float8.h; decodeHalves, decodeFp8Pair: back
 //   maxMagnitude(a, x)   max(a, |x|), NaN if either is
 //   maxMagnitudes(a, x)  the same of two bf16 each
-//   mmaBf16              one tensor core product of a warp, 16 x 8 x 16
+//   mmaBf16, mmaBf16Short  one tensor core product of a warp, 16 x 8 x 16 or 16 x 8 x 8
 //
 // Kernels never use a raw T* from a tensor, so that the simulator sees every access.
 #pragma once

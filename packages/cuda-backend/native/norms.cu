@@ -2,13 +2,14 @@
 // and cast are one kernel, with a pass that only measures before it where the scale is just in time. The gradients of weight
 // and bias are summed by the blocks that compute dx, each over its rows, and added up in a fixed order (columns.h).
 //
+// From bf16 to FP8, forward, newer chips have a kernel of their own: norms_fp8.cu.
+//
 // Rows that are no whole vectors, or longer than a team holds: a warp has a row and reads it element by element.
 //
 // One file, though long: both ways of reading a row share what a norm is, forward and backward.
 #include "../../fp8-kernels/native/kernels.gen.h"
 #include "columns.h"
-#include "rows.h"
-#include "scaling.h"
+#include "norms.h"
 
 namespace fp8lm {
 
@@ -44,8 +45,7 @@ template <bool measure, bool scaled> __device__ __forceinline__ void finishNorm(
     const unsigned largest = blockReduce<Reduce::max>(seen.largest);
     if (threadIdx.x == 0 && largest) atomicMaxAt(job.words, kMeasured + job.slot, largest);
   } else if constexpr (scaled) {
-    report(job, seen);
-    if (lastBlock(job.words + kTicket) && threadIdx.x == 0) finish(job, scale);
+    if (lastToReport(job, seen)) finish(job, scale);
   }
 }
 
@@ -364,7 +364,10 @@ void normForward(const char* name, const Tensor& y, const Tensor& stats, const T
       else if (rms || !bias) byTeams(&normKernel<rms, false, measure, Y, X>);
       else byTeams(&normKernel<rms, !rms, measure, Y, X>);
     };
-    if (isScaledType(y.dtype)) go(std::true_type{}, Of<DType::f32>{}, Output<DType::f32>{nullptr, false});
+    if (isScaledType(y.dtype)) {
+      go(std::true_type{}, Of<DType::f32>{}, Output<DType::f32>{nullptr, false});
+      if (normToFp8(name, rms, job, y, stats, x, weight, bias, rows, dim, eps)) return;
+    }
     withOneOf<DType::f32, DType::bf16, DType::e4m3, DType::e5m2>(y.dtype, [&](auto e) { go(std::false_type{}, e, output<decltype(e)::value>(y, "y")); });
   });
 }

@@ -19,7 +19,7 @@ struct RowPlan {
 };
 inline RowPlan rowPlan(int64_t dim, int vectors, int blockWarps, int mostWarps) {
   const int64_t perWarp = int64_t(kWarp) * kWide * vectors, warps = (dim + perWarp - 1) / perWarp;
-  if (dim % kWide || warps > mostWarps) return {0, 0, 0.0f};
+  if (dim % kWide || warps < 1 || warps > mostWarps) return {0, 0, 0.0f};
   return {int(warps), warps >= blockWarps ? 1 : int(blockWarps / warps), 1.0f / float(dim)};
 }
 

@@ -18,6 +18,7 @@ template <class T> inline T* rawPtr(void* data, int64_t, const char*) { return s
 
 #define FP8_SHARED(T, name, N) __shared__ alignas(16) T name[N]
 template <class T> using Shared = T*;
+#define FP8_DYNAMIC_SHARED(T, name) extern __shared__ __align__(16) T name[]
 
 template <class T> struct alignas(16) Vec {
   T v[16 / sizeof(T)];
@@ -61,6 +62,46 @@ template <int W, class T> __device__ __forceinline__ void storeWords(T* p, int64
 __device__ __forceinline__ void storeShared(uint32_t* p, int i, const uint32_t (&w)[4]) { *reinterpret_cast<uint4*>(p + i) = make_uint4(w[0], w[1], w[2], w[3]); }
 __device__ __forceinline__ void storeShared(uint32_t* p, int i, const uint32_t (&w)[2]) { *reinterpret_cast<uint2*>(p + i) = make_uint2(w[0], w[1]); }
 __device__ __forceinline__ void storeShared(float* p, int i, const float (&v)[4]) { *reinterpret_cast<float4*>(p + i) = make_float4(v[0], v[1], v[2], v[3]); }
+
+/// An element of a shared array as a place that takes one register: of an array the compiler works out the address at each access.
+/// What lies i elements on is read anew each time, for words that are cheaper to read again than to keep.
+template <class T> struct SharedAt {
+  unsigned address;
+};
+template <class T> __device__ __forceinline__ SharedAt<T> sharedAt(T* array, int i) {
+  SharedAt<T> p;
+  asm("mov.u32 %0, %1;\n" : "=r"(p.address) : "r"(unsigned(__cvta_generic_to_shared(array + i))));
+  return p;
+}
+__device__ __forceinline__ float loadShared(SharedAt<float> p, int i) {
+  float v;
+  asm volatile("ld.shared.f32 %0, [%1];\n" : "=f"(v) : "r"(p.address + 4u * i) : "memory");
+  return v;
+}
+__device__ __forceinline__ void storeShared(SharedAt<float> p, int i, float v) { asm volatile("st.shared.f32 [%0], %1;\n" ::"r"(p.address + 4u * i), "f"(v) : "memory"); }
+/// Two neighbours at once, at a multiple of 8 bytes.
+__device__ __forceinline__ void loadShared(SharedAt<float> p, int i, float (&v)[2]) {
+  asm volatile("ld.shared.v2.f32 {%0,%1}, [%2];\n" : "=f"(v[0]), "=f"(v[1]) : "r"(p.address + 4u * i) : "memory");
+}
+__device__ __forceinline__ void storeShared(SharedAt<float> p, int i, const float (&v)[2]) {
+  asm volatile("st.shared.v2.f32 [%0], {%1,%2};\n" ::"r"(p.address + 4u * i), "f"(v[0]), "f"(v[1]) : "memory");
+}
+/// 16 bytes.
+__device__ __forceinline__ void loadShared(SharedAt<uint32_t> p, int i, uint32_t (&w)[4]) {
+  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];\n" : "=r"(w[0]), "=r"(w[1]), "=r"(w[2]), "=r"(w[3]) : "r"(p.address + 4u * i) : "memory");
+}
+/// The same value, of which the compiler knows nothing: what is worked out of it is worked out each time, and takes no register between.
+__device__ __forceinline__ unsigned readAnew(unsigned x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+/// 16 bytes from memory to shared memory, without a register between. The copies that a thread asked for before endCopies are a group;
+/// waitCopies waits until at most N of its groups are on their way. Other threads see what has come after a barrier.
+template <class T> __device__ __forceinline__ void copyAsync(SharedAt<uint32_t> to, int i, const T* from, int64_t k) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n" ::"r"(to.address + 4u * i), "l"(from + k) : "memory");
+}
+__device__ __forceinline__ void endCopies() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
+template <int N> __device__ __forceinline__ void waitCopies() { asm volatile("cp.async.wait_group %0;\n" ::"n"(N) : "memory"); }
 
 /// Bytes 0 to 3 are a's, 4 to 7 b's; each nibble of the selector picks one.
 __device__ __forceinline__ uint32_t bytePermute(uint32_t a, uint32_t b, uint32_t selector) { return __byte_perm(a, b, selector); }
@@ -167,6 +208,14 @@ __device__ __forceinline__ void mmaBf16(float d[4], const unsigned a[4], const u
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+/// The same with 8 columns of a and 8 rows of b (mma.m16n8k8).
+__device__ __forceinline__ void mmaBf16Short(float d[4], const unsigned a[2], unsigned b) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};\n"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(b));
+}
+
 /// Four 8 x 8 matrices of two-byte values out of a shared tile (ldmatrix.x4). Lane l points at the 16 bytes of row l % 8 of matrix
 /// l / 8, from word `at` on; in r[m] it gets columns 2 (l % 4) and the next of row l / 4 of matrix m.
 __device__ __forceinline__ void loadMatrices(unsigned r[4], const uint32_t* tile, int at) {
@@ -186,13 +235,16 @@ __device__ __forceinline__ void beginKernel() {
 #endif
 }
 
+/// Dynamic shared memory that a block gets for the asking: of 48 KB, what a kernel's static arrays leave at least.
+constexpr size_t kSharedWithoutAsking = 32 << 10;
+
 cudaStream_t stream();
 /// Blocks that keep the whole device busy.
 unsigned deviceBlocks();
-/// Blocks of this kernel that the device holds at once.
-unsigned residentBlocks(const void* kernel, unsigned threads);
-template <class... P> unsigned residentBlocks(void (*kernel)(P...), unsigned threads) {
-  return residentBlocks(reinterpret_cast<const void*>(kernel), threads);
+/// Blocks of this kernel that the device holds at once; with dynamic shared memory 0 where a block needs more than there is.
+unsigned residentBlocks(const void* kernel, unsigned threads, size_t sharedBytes);
+template <class... P> unsigned residentBlocks(void (*kernel)(P...), unsigned threads, size_t sharedBytes = 0) {
+  return residentBlocks(reinterpret_cast<const void*>(kernel), threads, sharedBytes);
 }
 /// Before anything is queued on the stream: sends what is held back, and opens a graph where launches are gathered into them.
 /// `what` tells kernels apart; see graph.cu.
@@ -213,8 +265,7 @@ template <class... P, class... A>
 void launchShared(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_t sharedBytes, A&&... args) {
   beforeLaunch(reinterpret_cast<uintptr_t>(kernel));
   const Timed timed(timesLaunches() ? name : "");
-  constexpr size_t withoutAsking = 48 << 10;
-  if (sharedBytes > withoutAsking) check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(sharedBytes)), name);
+  if (sharedBytes > kSharedWithoutAsking) check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(sharedBytes)), name);
   cudaLaunchAttribute overlap;
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;

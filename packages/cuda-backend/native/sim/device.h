@@ -20,6 +20,7 @@
 #define blockDim ::fp8lm::sim::blockSize
 #define gridDim ::fp8lm::sim::gridSize
 #define __syncthreads() ::fp8lm::sim::barrier(__FILE__, __LINE__)
+#define __syncthreads_or(p) ::fp8lm::sim::barrierOr(p, __FILE__, __LINE__)
 #define __syncwarp() ::fp8lm::sim::exchange(0xffffffffu, nullptr, 0, __LINE__)
 #define __shfl_sync(mask, v, from) ::fp8lm::sim::shuffle(mask, v, from, __LINE__)
 #define __shfl_xor_sync(mask, v, d) ::fp8lm::sim::shuffle(mask, v, ::fp8lm::sim::lane() ^ (d), __LINE__)
@@ -32,6 +33,8 @@
 #define FP8_SHARED(T, name, N)          \
   static const char name##Key = 0;      \
   const ::fp8lm::Shared<T> name(static_cast<T*>(::fp8lm::sim::shared(&name##Key, sizeof(T) * (N))), 0, N, "shared " #name)
+
+#define FP8_DYNAMIC_SHARED(T, name) FP8_SHARED(T, name, int64_t(::fp8lm::sim::dynamicBytes / sizeof(T)))
 
 namespace fp8lm {
 
@@ -104,10 +107,15 @@ inline uint32_t bytePermute(uint32_t a, uint32_t b, uint32_t selector) {
   return y;
 }
 
-/// The tensor core product in scalars: each lane takes what it needs of the other lanes' fragments.
-inline void mmaBf16(float d[4], const unsigned a[4], const unsigned b[2]) {
-  unsigned mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
-  const unsigned char* const all = sim::exchange(0xffffffffu, mine, sizeof mine, 0);
+namespace sim {
+
+/// The tensor core product in scalars, of K columns of a: each lane takes what it needs of the other lanes' fragments.
+template <int K> void mma(float d[4], const unsigned* a, const unsigned* b) {
+  constexpr int kOfA = K / 4, kOfB = K / 8;  // words of a lane
+  unsigned mine[kOfA + kOfB];
+  memcpy(mine, a, 4 * kOfA);
+  memcpy(mine + kOfA, b, 4 * kOfB);
+  const unsigned char* const all = exchange(0xffffffffu, mine, sizeof mine, K);
   const auto word = [&](int lane, int k) {
     unsigned u;
     memcpy(&u, all + 64 * lane + 4 * k, 4);
@@ -119,12 +127,12 @@ inline void mmaBf16(float d[4], const unsigned a[4], const unsigned b[2]) {
     memcpy(&f, &bits, 4);
     return f;
   };
-  const int group = sim::lane() / 4, pair = sim::lane() % 4;
-  for (int k = 0; k < 16; k++) {
+  const int group = lane() / 4, pair = lane() % 4;
+  for (int k = 0; k < K; k++) {
     // Column k of a lies in lane 4 row + (k % 8) / 2, register (row >= 8) + 2 (k >= 8), half k % 2; b likewise.
     const int within = (k % 8) / 2, high = k / 8, half = k % 2;
     const float a0 = value(word(4 * group + within, 2 * high), half), a1 = value(word(4 * group + within, 1 + 2 * high), half);
-    const float b0 = value(word(4 * (2 * pair) + within, 4 + high), half), b1 = value(word(4 * (2 * pair + 1) + within, 4 + high), half);
+    const float b0 = value(word(4 * (2 * pair) + within, kOfA + high), half), b1 = value(word(4 * (2 * pair + 1) + within, kOfA + high), half);
     d[0] += a0 * b0;
     d[1] += a0 * b1;
     d[2] += a1 * b0;
@@ -132,10 +140,39 @@ inline void mmaBf16(float d[4], const unsigned a[4], const unsigned b[2]) {
   }
 }
 
+}  // namespace sim
+
+inline void mmaBf16(float d[4], const unsigned a[4], const unsigned b[2]) { sim::mma<16>(d, a, b); }
+inline void mmaBf16Short(float d[4], const unsigned a[2], unsigned b) { sim::mma<8>(d, a, &b); }
+
 template <class T, int W> void storeShared(const Shared<T>& p, int i, const T (&w)[W]) {
   p.at(i, W, 4 * W);
   for (int k = 0; k < W; k++) p[i + k] = w[k];
 }
+
+template <class T> using SharedAt = Shared<T>;
+template <class T> SharedAt<T> sharedAt(const Shared<T>& array, int i) { return array + i; }
+inline float loadShared(const SharedAt<float>& p, int i) { return p[i]; }
+inline void storeShared(const SharedAt<float>& p, int i, float v) { p[i] = v; }
+template <class T, int W> void loadShared(const SharedAt<T>& p, int i, T (&w)[W]) {
+  p.at(i, W, 4 * W);
+  for (int k = 0; k < W; k++) w[k] = p[i + k];
+}
+
+inline unsigned readAnew(unsigned x) { return x; }
+
+/// The words are poison until the copy is done, which is as late as can be: when the thread waits for it.
+template <class P> void copyAsync(const SharedAt<uint32_t>& to, int i, const P& from, int64_t k) {
+  storeShared(to, i, {~0u, ~0u, ~0u, ~0u});
+  from.at(k, 16 / int64_t(sizeof(typename P::Bare)), 16);
+  sim::copyLater([=] {
+    uint32_t w[4];
+    loadWords(from, k, w);
+    storeShared(to, i, w);
+  });
+}
+inline void endCopies() { sim::endCopies(); }
+template <int N> void waitCopies() { sim::waitCopies(N); }
 
 /// What ldmatrix gives each lane, read word by word at the places where other lanes point.
 inline void loadMatrices(unsigned r[4], const Shared<uint32_t>& tile, int at) {
@@ -163,7 +200,7 @@ inline void loadTransposed(unsigned r[4], const Shared<uint32_t>& tile, int at) 
 
 unsigned deviceBlocks();
 /// Few and odd, so that most kernels go round their loop.
-template <class... P> unsigned residentBlocks(void (*)(P...), unsigned) { return 3; }
+template <class... P> unsigned residentBlocks(void (*)(P...), unsigned, size_t sharedBytes = 0) { return sharedBytes > (200 << 10) ? 0 : 3; }
 void beforeLaunch(uintptr_t what);
 [[noreturn]] void throwCuda(cudaError_t error, const char* what);
 inline void check(cudaError_t error, const char* what) {
@@ -171,10 +208,16 @@ inline void check(cudaError_t error, const char* what) {
 }
 
 template <class... P, class... A>
-void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, A&&... args) {
+void launchShared(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_t sharedBytes, A&&... args) {
   beforeLaunch(reinterpret_cast<uintptr_t>(kernel));
   const Timed timed(timesLaunches() ? name : "");
-  simLaunch(name, grid, block, [=, call = std::make_tuple(P(args)...)] { std::apply(kernel, call); });
+  simLaunch(name, grid, block, [=, call = std::make_tuple(P(args)...)] {
+    sim::dynamicBytes = sharedBytes;
+    std::apply(kernel, call);
+  });
+}
+template <class... P, class... A> void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, A&&... args) {
+  launchShared(name, kernel, grid, block, 0, std::forward<A>(args)...);
 }
 
 }  // namespace fp8lm

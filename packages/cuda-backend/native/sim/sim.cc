@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <deque>
 #include <exception>
 #include <memory>
 #include <vector>
@@ -15,6 +16,7 @@ namespace fp8lm::sim {
 
 Dim3 threadIndex, blockIndex, blockSize, gridSize;
 bool recording = false;
+size_t dynamicBytes = 0;
 
 namespace {
 
@@ -38,6 +40,9 @@ struct WarpBuffer {
   alignas(16) unsigned char data[kWarpSize * kLaneBytes];
 };
 
+/// The copies that a thread has asked for, in groups; the last one is open.
+using Copies = std::deque<std::vector<std::function<void()>>>;
+
 struct Shared {
   const void* key;
   size_t offset, bytes;
@@ -49,6 +54,8 @@ struct Device {
   int threads = 0, current = -1, numDone = 0, numWaiting = 0;
   std::vector<Thread> thread = std::vector<Thread>(kMaxThreads);
   std::vector<WarpBuffer> warps = std::vector<WarpBuffer>(2 * kMaxThreads / kWarpSize);
+  std::vector<Copies> copies = std::vector<Copies>(kMaxThreads);
+  bool asked = false, agreed = false;  // what barrierOr brings together, and what came of it at the last barrier
   std::vector<int> order;
   std::vector<std::unique_ptr<Fiber>> fibers;
   std::vector<Fiber*> idle;
@@ -152,6 +159,8 @@ void runBlock(Device& d) {
   d.next = 0;
   d.shared.clear();
   d.used = 0;
+  d.asked = false;
+  for (int t = 0; t < d.threads; t++) d.copies[size_t(t)].assign(1, {});
   for (int t = 0; t < d.threads; t++) d.thread[size_t(t)] = {State::fresh, 0, nullptr, "", 0};
   for (int w = 0; w < 2 * ((d.threads + kWarpSize - 1) / kWarpSize); w++) d.warps[size_t(w)].arrived = 0;
   if (options().races) shuffleOrder(d, d.order);
@@ -225,7 +234,11 @@ int lane() { return device().current % kWarpSize; }
 
 void barrier(const char* file, int line) {
   Device& d = device();
-  if (d.threads == 1) return nextInterval();
+  if (d.threads == 1) {
+    d.agreed = d.asked;
+    d.asked = false;
+    return nextInterval();
+  }
   // Everyone is at a barrier: check that it is the same one, and let all go.
   if (d.numWaiting + 1 == d.threads) {
     for (int t = 0; t < d.threads; t++) {
@@ -239,6 +252,8 @@ void barrier(const char* file, int line) {
     for (int t = 0; t < d.threads; t++)
       if (t != d.current) d.thread[size_t(t)].state = State::ready;
     d.numWaiting = 0;
+    d.agreed = d.asked;
+    d.asked = false;
     nextInterval();
     if (options().races) {
       shuffleOrder(d, d.order);
@@ -255,6 +270,30 @@ void barrier(const char* file, int line) {
   }
   d.numWaiting++;
   wait(d, State::atBarrier, file, line);
+}
+
+bool barrierOr(bool p, const char* file, int line) {
+  Device& d = device();
+  d.asked = d.asked || p;
+  barrier(file, line);
+  return d.agreed;  // the next barrier is not over before this thread has reached it
+}
+
+void copyLater(std::function<void()> copy) {
+  Device& d = device();
+  d.copies[size_t(d.current)].back().push_back(std::move(copy));
+}
+void endCopies() {
+  Device& d = device();
+  d.copies[size_t(d.current)].emplace_back();
+}
+void waitCopies(int groups) {
+  Device& d = device();
+  Copies& all = d.copies[size_t(d.current)];
+  while (int(all.size()) > groups + 1) {
+    for (const auto& copy : all.front()) copy();
+    all.pop_front();
+  }
 }
 
 const unsigned char* exchange(unsigned mask, const void* mine, size_t size, int line) {

@@ -44,6 +44,8 @@ extern Dim3 threadIndex, blockIndex, blockSize, gridSize;
 std::string where();
 
 void barrier(const char* file, int line);
+/// The same; true in all threads if any of them brings `p`.
+bool barrierOr(bool p, const char* file, int line);
 /// Waits for all lanes of `mask` at this place, each bringing `size` bytes; the bytes of lane l are then at result + 64 l.
 const unsigned char* exchange(unsigned mask, const void* mine, size_t size, int line);
 /// The running thread's lane.
@@ -51,6 +53,14 @@ int lane();
 
 /// The block's shared array of this declaration; poisoned when the block starts.
 void* shared(const void* key, size_t bytes);
+
+/// Bytes of the running launch's dynamic array.
+extern size_t dynamicBytes;
+
+/// Asynchronous copies of the running thread. They are done when it waits for their group: until all but the last `groups` are.
+void copyLater(std::function<void()> copy);
+void endCopies();
+void waitCopies(int groups);
 
 enum class Access { read, write, atomic };
 /// Race mode: records an access of the running thread, throws where it conflicts with an earlier one.

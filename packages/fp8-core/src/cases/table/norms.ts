@@ -152,6 +152,53 @@ const layerBackward: KernelCase[] = acts.flatMap((t) =>
   }),
 );
 
+/**
+ * bf16 to FP8 where backends may have kernels of their own: teams of one warp and of many, rounds with the last row missing,
+ * more rows than a device has places for at once, statistics that one pass about 0 does not give, what saturates, and a NaN.
+ */
+const toFp8: KernelCase[] = [
+  { y: 'e4m3', rows: 205, dim: 264, w: null, what: 'just in time' },
+  { y: 'e5m2', rows: 51, dim: 1600, w: window(16, 1024), what: 'warm window' },
+  { y: 'e4m3', rows: 7, dim: 8192, w: window(4, 2), what: 'cold window' },
+  { y: 'e4m3', rows: 3, dim: 12288, w: window(16, 128, 1), what: 'warm window, saturating' },
+  { y: 'e5m2', rows: 37, dim: 520, w: window(16, 2 ** 14), what: 'warm window, saturating' },
+  { y: 'e4m3', rows: 1, dim: 16392, w: null, what: 'just in time' },
+  { y: 'e4m3', rows: 8500, dim: 16, w: window(16, 32), what: 'warm window' },
+  { y: 'e4m3', rows: 50, dim: 264, w: window(16, 32), what: 'every third row far from 0', far: 100 },
+  { y: 'e4m3', rows: 5, dim: 4104, w: null, what: 'every third row far from 0', far: -100 },
+  { y: 'e5m2', rows: 40, dim: 264, w: window(16, 32), what: 'a NaN', nan: 7 * 264 + 5 },
+  { y: 'e4m3', rows: 40, dim: 264, w: window(4, 2), what: 'an infinity, cold window', inf: 39 * 264 },
+  { y: 'e4m3', rows: 0, dim: 264, w: window(16, 32, 1), what: 'no rows' },
+  { y: 'e4m3', rows: 0, dim: 264, w: null, what: 'no rows, just in time' },
+].flatMap(({ y, rows, dim, w, what, far, nan, inf }) =>
+  [false, true].map((bias) => {
+    const args = (r: CaseRandom) => {
+      const x = r.normals(rows * dim, 2).map((v, i) => (far && Math.floor(i / dim) % 3 === 0 ? v + far : v));
+      if (nan !== undefined) x[nan] = Number.NaN;
+      if (inf !== undefined) x[inf] = Number.POSITIVE_INFINITY;
+      return {
+        y: output(y as 'e4m3' | 'e5m2', rows * dim),
+        x: input('bf16', x),
+        weight: input('f32', r.normals(dim)),
+        window: w,
+        rows,
+        dim,
+        eps: 1e-5,
+      };
+    };
+    const compare = { y: nearCodes, stats: far ? offCentre : stats, window: nearWindow };
+    const name = `bf16 -> ${y}, ${rows} x ${dim}, ${what}`;
+    return bias
+      ? kernelCase(
+          'layer_norm_forward',
+          name,
+          (r) => ({ ...args(r), stats: output('f32', rows * 2), bias: input('f32', r.normals(dim)) }),
+          compare,
+        )
+      : kernelCase('rms_norm_forward', name, (r) => ({ ...args(r), stats: output('f32', rows) }), compare);
+  }),
+);
+
 const rms: KernelCase[] = acts.flatMap((t) => [
   ...shapes.flatMap(({ rows, dim }) => [
     kernelCase(
@@ -211,4 +258,4 @@ const rms: KernelCase[] = acts.flatMap((t) => [
   ),
 ]);
 
-export const normCases: readonly KernelCase[] = [...layerForward, ...layerBackward, ...rms];
+export const normCases: readonly KernelCase[] = [...layerForward, ...layerBackward, ...rms, ...toFp8];
