@@ -23,6 +23,12 @@ namespace {
 constexpr DType kNone = DType::i32;  // no weight beside p
 constexpr int kChunk = 16384, kMostJobs = 160;
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr bool kFewRegisters = true;  // sm_89's code of O3 needs a register or two more
+#else
+constexpr bool kFewRegisters = false;
+#endif
+
 /// Dtypes of one kernel, and how many neighbours a thread takes at once: 16 bytes of the narrowest dtype.
 template <DType P_, DType M_, DType V_, DType G_, DType W_ = kNone> struct Formats {
   static constexpr DType P = P_, M = M_, V = V_, G = G_, W = W_;
@@ -36,7 +42,8 @@ template <DType P_, DType M_, DType V_, DType G_, DType W_ = kNone> struct Forma
   }();
   static constexpr int group = 16 / narrowest;
   /// Words that a thread holds of its neighbours, and so the blocks that a multiprocessor takes without spilling.
-  static constexpr int held = group * int(bytesOf(P) + bytesOf(M) + bytesOf(V) + bytesOf(G)) / 4, blocks = held <= 24 ? 3 : 2;
+  static constexpr int held = group * int(bytesOf(P) + bytesOf(M) + bytesOf(V) + bytesOf(G)) / 4;
+  static constexpr int blocks = held <= 24 && !(scaledW && kFewRegisters) ? 3 : 2;
   using CodeW = Code<hasW ? W : P>;
 
   static bool match(const AdamWCall& c) {
