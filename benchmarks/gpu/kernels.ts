@@ -68,7 +68,7 @@ export function measureBandwidth(backend: CudaBackend): Bandwidth[] {
     const e4m3 = filled(backend, 'e4m3', n);
     const window = warmWindow(backend);
     const f32 = (size: number) => filled(backend, 'f32', size);
-    add('copy, bf16', 4 * n, () => backend.copy(a.handle, out.handle));
+    add('copy, bf16', 4 * n, () => backend.copy(out.handle, a.handle));
     add(
       'cast, bf16 to f16',
       4 * n,

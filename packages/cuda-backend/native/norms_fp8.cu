@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(kHeldWarps * kWarp, V > 2 ? 1 : 2) heldNormKer
       constexpr float kFar = 0.875f;
       if (tells) storeShared(heard, stage * kOfStage + warp() * 2, {square, sum});
       const int columns = dim - int(readAnew(column) / kOfWarp * kOfWarp);
-      anew = __syncthreads_or(r + int(upper) < rows && !(sum * sum < kFar * float(columns < kOfWarp ? columns : kOfWarp) * square));
+      anew = __syncthreads_or(r + int(upper) < rows && !(sum * sum <= kFar * float(columns < kOfWarp ? columns : kOfWarp) * square));
     }
     float theirs[2] = {};
     if (hears) {

@@ -9,7 +9,7 @@ const leastOpenFiles = 256;
 function openFilesLimit() {
   try {
     return Number(/^Max open files +(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))[1]);
-  } catch (error) {
+  } catch {
     return Infinity; // unlimited, or not Linux
   }
 }
