@@ -366,7 +366,7 @@ void normForward(const char* name, const Tensor& y, const Tensor& stats, const T
     };
     if (isScaledType(y.dtype)) {
       go(std::true_type{}, Of<DType::f32>{}, Output<DType::f32>{nullptr, false});
-      if (normToFp8(name, rms, job, y, stats, x, weight, bias, rows, dim, eps)) return;
+      if (!rms && layerNormToFp8(name, job, y, stats, x, weight, bias, rows, dim, eps)) return;
     }
     withOneOf<DType::f32, DType::bf16, DType::e4m3, DType::e5m2>(y.dtype, [&](auto e) { go(std::false_type{}, e, output<decltype(e)::value>(y, "y")); });
   });

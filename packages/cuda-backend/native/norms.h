@@ -5,8 +5,8 @@
 
 namespace fp8lm {
 
-/// The forward norm from bf16 to FP8 in the way of norms_fp8.cu; `job` says how y's scale is chosen.
+/// Layer norm, forward, from bf16 to FP8 in the way of norms_fp8.cu; `job` says how y's scale is chosen.
 /// @returns false, and does nothing, where the device, the dtypes, the alignment or the length of a row are not for it
-bool normToFp8(const char* name, bool rms, const ScaleJob& job, const Tensor& y, const Tensor& stats, const Tensor& x, const Tensor& weight, const Tensor& bias, int64_t rows, int64_t dim, double eps);
+bool layerNormToFp8(const char* name, const ScaleJob& job, const Tensor& y, const Tensor& stats, const Tensor& x, const Tensor& weight, const Tensor& bias, int64_t rows, int64_t dim, double eps);
 
 }  // namespace fp8lm

@@ -1,5 +1,6 @@
-// Layer norm and RMS norm from bf16 to FP8, forward, from compute capability 9.0 on: the norms that a step in FP8 runs. norms.cu
-// has all others, and the pass that measures before this one. Written so that the memory is waited for and not instructions:
+// Layer norm from bf16 to FP8, forward, from compute capability 9.0 on. norms.cu has all others, and the pass that measures before
+// this one; RMS norm, with half the weights and one sum less, is no slower there. Written so that the memory is waited for and not
+// instructions:
 //
 //   - A thread has the same columns of every row: weight and bias stay in its registers for the whole launch.
 //   - A round is two rows of each team. Rows come by asynchronous copies a round ahead, each thread's own to itself, and are
@@ -35,14 +36,12 @@ struct HeldPlan : RowPlan {
 
 /// Sums of a warp's words by tensor core products. Lanes 4 i to 4 i + 3 all get the i-th of eight parts of the sum; of the square sum each
 /// lane gets a part of its own.
-template <bool rms, int V> __device__ __forceinline__ void sumWords(const uint32_t (&v)[V][4], unsigned lane, float& sum, float& square) {
+template <int V> __device__ __forceinline__ void sumWords(const uint32_t (&v)[V][4], unsigned lane, float& sum, float& square) {
   constexpr unsigned kOnes[2] = {0x3f803f80u, 0x3f803f80u};  // bf16
-  if constexpr (!rms) {
-    float s[4] = {};
+  float s[4] = {};
 #pragma unroll
-    for (int q = 0; q < V; q++) mmaBf16(s, v[q], kOnes);
-    sum = s[0] + s[2];
-  }
+  for (int q = 0; q < V; q++) mmaBf16(s, v[q], kOnes);
+  sum = s[0] + s[2];
   // Words times themselves are on the diagonals of d's upper half and of e's lower half; all else is not looked at.
   float d[4] = {}, e[4] = {};
 #pragma unroll
@@ -58,7 +57,7 @@ template <bool rms, int V> __device__ __forceinline__ void sumWords(const uint32
 
 /// One pass over the rows.
 /// @tparam V vectors of a row that a thread has: 4 halve the blocks that a multiprocessor holds
-template <bool rms, bool biased, DType Y, int V>
+template <bool biased, DType Y, int V>
 __global__ void __launch_bounds__(kHeldWarps * kWarp, V > 2 ? 1 : 2) heldNormKernel(Output<Y> y, Ptr<float> stats, Ptr<const uint16_t> x, Ptr<const float> weight, Ptr<const float> bias, ScaleJob job, int rows, int dim, float eps, HeldPlan plan) {
   beginKernel();
 #if FP8_HELD_NORM
@@ -117,37 +116,27 @@ __global__ void __launch_bounds__(kHeldWarps * kWarp, V > 2 ? 1 : 2) heldNormKer
         for (int k = 0; k < 4; k++) v[q][k] = 0u;
         if (has(q)) read(j, q, v[q]);
       }
-      sumWords<rms>(v, lane, sums[j], squares[j]);
+      sumWords(v, lane, sums[j], squares[j]);
     }
     float square = (upper ? squares[1] : squares[0]) + __shfl_xor_sync(kAllLanes, upper ? squares[0] : squares[1], 16);
 #pragma unroll
     for (int k = 8; k > 0; k /= 2) square += __shfl_xor_sync(kAllLanes, square, k);
-    float sum = 0.0f;
-    bool anew = false;
-    if constexpr (rms) {
-      if (tells) storeShared(heard, stage * kOfStage + warp() * 2, square);
-      __syncthreads();
-    } else {
-      sum = (upper ? sums[1] : sums[0]) + __shfl_xor_sync(kAllLanes, upper ? sums[0] : sums[1], 16);
+    float sum = (upper ? sums[1] : sums[0]) + __shfl_xor_sync(kAllLanes, upper ? sums[0] : sums[1], 16);
 #pragma unroll
-      for (int k = 8; k > 2; k /= 2) sum += __shfl_xor_sync(kAllLanes, sum, k);
-      // A warp asks for a second go where the mean's square is most of the squares' mean, and their difference three bits short. If none
-      // of its warps does, the team need not either.
-      constexpr float kFar = 0.875f;
-      if (tells) storeShared(heard, stage * kOfStage + warp() * 2, {square, sum});
-      const int columns = dim - int(readAnew(column) / kOfWarp * kOfWarp);
-      anew = __syncthreads_or(r + int(upper) < rows && !(sum * sum <= kFar * float(columns < kOfWarp ? columns : kOfWarp) * square));
-    }
+    for (int k = 8; k > 2; k /= 2) sum += __shfl_xor_sync(kAllLanes, sum, k);
+    // A warp asks for a second go where the mean's square is most of the squares' mean, and their difference three bits short. If none
+    // of its warps does, the team need not either.
+    constexpr float kFar = 0.875f;
+    if (tells) storeShared(heard, stage * kOfStage + warp() * 2, {square, sum});
+    const int columns = dim - int(readAnew(column) / kOfWarp * kOfWarp);
+    const bool anew = __syncthreads_or(r + int(upper) < rows && !(sum * sum <= kFar * float(columns < kOfWarp ? columns : kOfWarp) * square));
     float theirs[2] = {};
-    if (hears) {
-      if constexpr (rms) theirs[0] = loadShared(heard, stage * kOfStage);
-      else loadShared(heard, stage * kOfStage, theirs);
-    }
+    if (hears) loadShared(heard, stage * kOfStage, theirs);
     square = theirs[0], sum = theirs[1];
 #pragma unroll
     for (int k = 8; k > 0; k /= 2) {
       square += __shfl_xor_sync(kAllLanes, square, k);
-      if constexpr (!rms) sum += __shfl_xor_sync(kAllLanes, sum, k);
+      sum += __shfl_xor_sync(kAllLanes, sum, k);
     }
     const float mean = sum * plan.share;
     float variance = math::mulAdd(-mean, mean, square * plan.share);
@@ -176,14 +165,11 @@ __global__ void __launch_bounds__(kHeldWarps * kWarp, V > 2 ? 1 : 2) heldNormKer
       variance *= plan.share;
     }
     const float inv = nearlyRecip(nearlySqrt(variance + eps)), shift = -mean * inv;
-    if (warp() == 0 && tells && r + int(upper) < rows) {
-      if constexpr (rms) stats[r + int(upper)] = inv;
-      else storeWords(stats, 2 * (r + int(upper)), {bitsOf(mean), bitsOf(inv)});
-    }
+    if (warp() == 0 && tells && r + int(upper) < rows) storeWords(stats, 2 * (r + int(upper)), {bitsOf(mean), bitsOf(inv)});
     const auto each = [&](auto&& use) {
 #pragma unroll
       for (int j = 0; j < kRows; j++) {
-        const float invJ = __shfl_sync(kAllLanes, inv, j * 16), shiftJ = rms ? 0.0f : __shfl_sync(kAllLanes, shift, j * 16);
+        const float invJ = __shfl_sync(kAllLanes, inv, j * 16), shiftJ = __shfl_sync(kAllLanes, shift, j * 16);
         if (r + j >= rows) continue;
 #pragma unroll
         for (int q = 0; q < V; q++) {
@@ -193,7 +179,7 @@ __global__ void __launch_bounds__(kHeldWarps * kWarp, V > 2 ? 1 : 2) heldNormKer
           unpack(p, v);
 #pragma unroll
           for (int k = 0; k < kWide; k++) {
-            v[k] = rms ? math::mul(v[k], invJ) : math::mulAdd(v[k], invJ, shiftJ);
+            v[k] = math::mulAdd(v[k], invJ, shiftJ);
             v[k] = biased ? math::mulAdd(v[k], w[q][k], b[q][k]) : math::mul(v[k], w[q][k]);
           }
           use(j, q, v);
@@ -223,7 +209,7 @@ __global__ void __launch_bounds__(kHeldWarps * kWarp, V > 2 ? 1 : 2) heldNormKer
 #endif
 }
 
-template <bool rms, DType Y, int V>
+template <DType Y, int V>
 bool runHeld(const char* name, const ScaleJob& job, const Tensor& y, const Tensor& stats, const Tensor& x, const Tensor& weight, const Tensor& bias, int64_t rows, int64_t dim, double eps) {
   const RowPlan rowsOf = rowPlan(dim, V, kHeldWarps, kHeldWarps);
   if (!rowsOf.warps) return false;
@@ -238,24 +224,19 @@ bool runHeld(const char* name, const ScaleJob& job, const Tensor& y, const Tenso
     launchShared(name, kernel, dim3(blocks), dim3(plan.threads()), bytes, output<Y>(y, "y"), ptr<float>(stats, "stats"), ptr<const uint16_t>(x, "x"), ptr<const float>(weight, "weight"), ptr<const float>(bias, "bias"), job, int(rows), int(dim), float(eps), plan);
     return true;
   };
-  return !rms && bias ? go(&heldNormKernel<rms, !rms, Y, V>) : go(&heldNormKernel<rms, false, Y, V>);
+  return bias ? go(&heldNormKernel<true, Y, V>) : go(&heldNormKernel<false, Y, V>);
 }
 
 }  // namespace
 
-bool normToFp8(const char* name, bool rms, const ScaleJob& job, const Tensor& y, const Tensor& stats, const Tensor& x, const Tensor& weight, const Tensor& bias, int64_t rows, int64_t dim, double eps) {
+bool layerNormToFp8(const char* name, const ScaleJob& job, const Tensor& y, const Tensor& stats, const Tensor& x, const Tensor& weight, const Tensor& bias, int64_t rows, int64_t dim, double eps) {
   if (device().major < 9 || x.dtype != DType::bf16 || rows >= kMostRows) return false;
   for (const Tensor* t : {&y, &x, &weight, &bias, &stats})
     if (!isAligned(*t)) return false;
   bool done = false;
   withFp8(y.dtype, [&](auto d) {
     constexpr DType Y = decltype(d)::value;
-    const auto by = [&](auto kind) {
-      constexpr bool isRms = decltype(kind)::value;
-      done = runHeld<isRms, Y, 2>(name, job, y, stats, x, weight, bias, rows, dim, eps) || runHeld<isRms, Y, 4>(name, job, y, stats, x, weight, bias, rows, dim, eps);
-    };
-    if (rms) by(std::true_type{});
-    else by(std::false_type{});
+    done = runHeld<Y, 2>(name, job, y, stats, x, weight, bias, rows, dim, eps) || runHeld<Y, 4>(name, job, y, stats, x, weight, bias, rows, dim, eps);
   });
   return done;
 }
