@@ -24,7 +24,7 @@ constexpr DType kNone = DType::i32;  // no weight beside p
 constexpr int kChunk = 16384, kMostJobs = 160;
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-constexpr bool kFewRegisters = true;  // sm_89's code of O3 needs a register or two more
+constexpr bool kFewRegisters = true;  // the folded step of sm_89 needs a register or two more
 #else
 constexpr bool kFewRegisters = false;
 #endif
@@ -43,7 +43,7 @@ template <DType P_, DType M_, DType V_, DType G_, DType W_ = kNone> struct Forma
   static constexpr int group = 16 / narrowest;
   /// Words that a thread holds of its neighbours, and so the blocks that a multiprocessor takes without spilling.
   static constexpr int held = group * int(bytesOf(P) + bytesOf(M) + bytesOf(V) + bytesOf(G)) / 4;
-  static constexpr int blocks = held <= 24 && !(scaledW && kFewRegisters) ? 3 : 2;
+  static constexpr int blocks = held <= 24 && !(foldable && kFewRegisters) ? 3 : 2;
   using CodeW = Code<hasW ? W : P>;
 
   static bool match(const AdamWCall& c) {
