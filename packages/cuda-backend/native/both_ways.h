@@ -1,7 +1,7 @@
 // A cast to FP8 that writes its result and the transpose of it, and sums x's columns, in one pass over x: what backward needs
 // of a gradient, 2 bytes read and 2 written an element where separate passes move 7.
 //
-// Two blocks a multiprocessor take every so manieth tile of 128 x 64; with more of them under way at once an H200 is slower where the
+// Two blocks a multiprocessor deal the tiles of 128 x 64 out among them; with more under way at once an H200 is slower where the
 // tensor is large. The next tile is on its way in registers while the codes of this one go through shared memory to the
 // transpose, and each block reports its amax and counts a single time. Half of the threads transpose a tile, others meanwhile add up
 // its columns. The column sums of a row of tiles go to device memory as in columns.h.

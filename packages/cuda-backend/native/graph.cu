@@ -110,7 +110,7 @@ bool launchesOverlap(const void* kernel) {
     if ((v && *v == '0') || device().major < 9) return false;
     cudaFuncAttributes attributes;
     check(cudaFuncGetAttributes(&attributes, kernel), "cudaFuncGetAttributes");
-    return attributes.binaryVersion >= 90;  // else its beginKernel does not wait
+    return attributes.ptxVersion >= 90;  // what it was compiled for: below that its beginKernel does not wait
   }();
   return possible && !graphs().on;
 }

@@ -49,7 +49,8 @@ function removeIfLeft(folder: string): void {
   }
 }
 
-function isAlive(pid: number): boolean {
+/** Whether a process of this host is there, anybody's. */
+export function isAlive(pid: number): boolean {
   try {
     process.kill(pid, 0);
     return true;

@@ -9,6 +9,7 @@
 import type { Engine } from '../engine/engine.ts';
 import { fold } from '../engine/descriptor.ts';
 import type { DistError } from '../errors.ts';
+import { isAlive } from '../host.ts';
 import { encodeHeader, type Frame, type FrameKind, headerBytes } from '../link/frame.ts';
 import type { Datagrams } from '../transport/datagrams.ts';
 import type { Transport } from '../transport/transport.ts';
@@ -297,12 +298,3 @@ const sleepKey = ({ group, channel, opSeq }: { group: number; channel: number; o
 
 /** `clock` counts in 31 bits and wraps. */
 const asleepMs = (sleep: Sleep): number => (clock() - sleep.since) & 0x7fffffff;
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code !== 'ESRCH';
-  }
-}
