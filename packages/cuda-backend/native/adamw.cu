@@ -133,13 +133,15 @@ template <class F, bool apply> __device__ __forceinline__ Live enter(const List<
 constexpr float powerOfTwo(int n) { return n == 0 ? 1.0f : n > 0 ? 2.0f * powerOfTwo(n - 1) : 0.5f * powerOfTwo(n + 1); }
 template <int N> constexpr float kPow2 = powerOfTwo(N);
 template <int low, int high> __device__ __forceinline__ bool isWithin(float x) { return x >= kPow2<low> && x <= kPow2<high>; }
+/// Of a positive normal number.
+__device__ __forceinline__ bool isPowerOfTwo(float x) { return (bitsOf(x) & 0x7fffffu) == 0u; }
 
-/// The constants of a step with the scales of one tensor in them. States have powers of two for scales (scaleFor), and a product
-/// with one of those is exact: wherever it is done, the bits are the same. So codes become new values with a product fewer each,
+/// The constants of a step with the scales of one tensor in them. What scaleFor has chosen is a power of two, and a product with one
+/// of those is exact: wherever it is done, the bits are the same. So codes become new values with a product fewer each,
 /// and come out times their new scales, as they are stored (in the measuring pass those are 1). The gradient's factor is no
 /// power of two (mu), so both of its products stay.
 ///
-/// This holds as long as nothing leaves the normal range, either way. `holds` says so, with room: a new m is then 0 or at least
+/// This holds for such scales, as long as nothing leaves the normal range, either way. `holds` says so, with room: a new m is then 0 or at least
 /// 2^-57 of the largest code (products of codes from 2^-9 on with at least 2^-8 and 2^-16; the last bit of their difference), and
 /// neither the square of a gradient nor step m / (sqrt(v) c + eps) becomes subnormal.
 struct Folded {
@@ -163,11 +165,12 @@ template <bool apply> __device__ __forceinline__ Folded fold(const Live& a, cons
   const float gradient = math::mul(a.invG, s.clip);
   f.holds = isWithin<-4, 0>(s.beta1) && isWithin<-4, 0>(s.beta2) && isWithin<-8, 0>(s.oneMinusBeta1) && isWithin<-12, 0>(s.oneMinusBeta2) &&
             isWithin<-1, 0>(s.decay) && isWithin<-60, 60>(a.invM) && isWithin<-100, 20>(a.invV) && isWithin<-60, 60>(a.invP) &&
-            isWithin<-48, 40>(gradient);
+            isWithin<-48, 40>(gradient) && isPowerOfTwo(a.invM) && isPowerOfTwo(a.invV) && isPowerOfTwo(a.invP);
   if constexpr (apply) {
     f.holds = f.holds && isWithin<-40, 40>(a.scaleM) && isWithin<-4, 100>(a.scaleV) && isWithin<-60, 60>(a.scaleP) &&
               isWithin<-8, 100>(math::mul(a.invM, a.scaleM)) && isWithin<-16, 100>(math::mul(gradient, a.scaleM)) &&
               isWithin<-60, 120>(math::mul(a.invV, a.scaleV)) && isWithin<-20, 20>(math::mul(a.invP, a.scaleP)) && isWithin<-60, 60>(f.w) &&
+              isPowerOfTwo(a.scaleM) && isPowerOfTwo(a.scaleV) && isPowerOfTwo(a.scaleP) && isPowerOfTwo(f.w) &&
               isWithin<-30, 0>(s.eps) && isWithin<0, 10>(s.rootCorrection2) && (s.step == 0.0f || isWithin<-24, 4>(s.step));
   }
   return f;
@@ -259,7 +262,7 @@ template <class F> __device__ __forceinline__ void applyGroup(const Job<F>& j, i
   Pack<F::hasW ? F::W : F::P, F::group> w;
 #pragma unroll
   for (int q = 0; q < F::group / 4; q++) {
-    float pv[4], mv[4], vv[4], gv[4], newP = 1.0f, scaleW = 1.0f;
+    float pv[4], mv[4], vv[4], gv[4];
     n.g.decode(q, gv);
     n.m.decode(q, mv);
     n.v.decode(q, vv);
@@ -274,7 +277,6 @@ template <class F> __device__ __forceinline__ void applyGroup(const Job<F>& j, i
       }
     } else {
       const auto [a, step] = Entered(entered[0]);
-      newP = a.newP, scaleW = a.scaleW;
 #pragma unroll
       for (int e = 0; e < 4; e++) {
         float newM = unscale<F::M>(mv[e], a.invM), newV = unscale<F::V>(vv[e], a.invV);
@@ -288,9 +290,12 @@ template <class F> __device__ __forceinline__ void applyGroup(const Job<F>& j, i
     n.m.encode(q, mv);
     n.v.encode(q, vv);
     if constexpr (F::hasW) {
+      static_assert(F::foldable || !(isScaled<F::P> || F::scaledW), "a scale of the weight or its master is folded");
       n.p.decode(q, pv);
+      if constexpr (F::foldable) {
 #pragma unroll
-      for (int e = 0; e < 4; e++) pv[e] = F::foldable ? math::mul(pv[e], f.w) : unscale<F::W>(unscale<F::P>(pv[e], newP), scaleW);
+        for (int e = 0; e < 4; e++) pv[e] = math::mul(pv[e], f.w);
+      }
       w.encode(q, pv);
     }
   }

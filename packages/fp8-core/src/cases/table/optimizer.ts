@@ -48,6 +48,8 @@ interface Step {
   ends?: boolean;
   /** Powers of two by which the states are smaller. */
   smaller?: number;
+  /** What the scales are times the powers of two that casts choose. */
+  oddly?: number;
 }
 
 /** Values whose codes at a scale are anything: from below the smallest to the largest, and zeros of both signs. */
@@ -57,7 +59,8 @@ const anything = (r: CaseRandom, n: number, scale: number): Float32Array =>
 function adamw(name: string, s: States, o: Step): KernelCase {
   const { n } = o;
   const by = 2 ** (o.smaller ?? 0);
-  const scales = { p: 1024, grad: 2 ** 15 * by, m: 2 ** 16 * by, v: 2 ** 22 * by * by };
+  const odd = o.oddly ?? 1;
+  const scales = { p: 1024 * odd, grad: 2 ** 15 * by * odd, m: 2 ** 16 * by * odd, v: 2 ** 22 * by * by * odd };
   const first = (r: CaseRandom): Float32Array =>
     o.fresh ? new Float32Array(n) : o.ends ? anything(r, n, scales.m) : r.normals(n, 1e-3 / by);
   const second = (r: CaseRandom): Float32Array =>
@@ -109,6 +112,7 @@ const steps: KernelCase[] = Object.entries(recipes).flatMap(([name, s]) => [
   adamw(`${name}, codes from end to end`, s, { n: 4099, ends: true, clip: 0.71, step: 17 }),
   adamw(`${name}, codes from end to end, tiny states`, s, { n: 4099, ends: true, smaller: 25, step: 17 }),
   adamw(`${name}, tiny states`, s, { n: 1003, smaller: 12, step: 300 }),
+  adamw(`${name}, scales that are no powers of two`, s, { n: 1003, oddly: 0.81, step: 40 }),
   // A shard of a larger tensor: measured, then stored with the amaxes of the whole.
   adamw(`${name}, measured`, s, { n: 4099, phase: 1, amaxes: [7, 8, 9] }),
   adamw(`${name}, measured, one moment NaN`, s, { n: 200, phase: 1, amaxes: [7, 8, 9], spoil: Number.NaN }),
