@@ -37,10 +37,10 @@ inline void checkLoss() {
                                 : gain * (p[size_t(i)] - (i == target ? 1 - smoothing : 0) - smoothing / double(vocab));
         }
         const std::vector<unsigned char> before = logits.bytes;
-        softmax_cross_entropy(logits.tensor(), loss.tensor(), targets.tensor(), rows, vocab, gain, smoothing, 0);
+        softmax_cross_entropy(logits.tensor(), loss.tensor(), targets.tensor(), rows, vocab, vocab, gain, smoothing, 0);
         close(loss, wantLoss, 1e-6, what + " loss");
         fact(logits.bytes == before, what + ": without backward the logits stay");
-        softmax_cross_entropy(logits.tensor(), loss.tensor(), targets.tensor(), rows, vocab, gain, smoothing, 1);
+        softmax_cross_entropy(logits.tensor(), loss.tensor(), targets.tensor(), rows, vocab, vocab, gain, smoothing, 1);
         close(loss, wantLoss, 1e-6, what + " loss");
         close(logits, want, type == DType::bf16 ? 4e-3 : 1e-6, what + " gradient", gain);
         if (vocab == 17 && type == DType::f32)
@@ -59,7 +59,7 @@ inline void checkLoss() {
   Buffer row(DType::f32, 40, 1), loss(DType::f32, 1), target(DType::i32, 1);
   target.put(0, int32_t(2));
   row.set(33, NAN);
-  softmax_cross_entropy(row.tensor(), loss.tensor(), target.tensor(), 1, 40, 1, 0, 1);
+  softmax_cross_entropy(row.tensor(), loss.tensor(), target.tensor(), 1, 40, 40, 1, 0, 1);
   fact(std::isnan(loss.get(0)) && std::isnan(row.get(0)),
        "softmax_cross_entropy: a NaN logit makes loss and gradient NaN");
 }
