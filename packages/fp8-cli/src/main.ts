@@ -4,7 +4,9 @@ import { Command, CommanderError } from 'commander';
 import { benchCommand } from './commands/bench.ts';
 import { compareCommand } from './commands/compare.ts';
 import { doctorCommand } from './commands/doctor.ts';
+import { exportCommand } from './commands/export.ts';
 import { generateCommand } from './commands/generate.ts';
+import { importCommand } from './commands/import.ts';
 import { launchCommand, runLaunch } from './commands/launch.ts';
 import { scheduleCommand } from './commands/schedule.ts';
 import { trainCommand } from './commands/train.ts';
@@ -18,6 +20,7 @@ Examples:
   fp8lm train gpt-12m --data ./texts --recipe o2 --steps 2000 --out runs/first
   fp8lm generate --checkpoint runs/first --prompt "Once upon a time"
   fp8lm compare gpt-nano --recipes bf16,o2 --minutes 2 --out runs/compare
+  fp8lm import ./gpt2 --out runs/gpt2           a Hugging Face model; \`export\` goes the other way
   fp8lm bench step --preset gpt-12m --recipe o2
   fp8lm schedule --pp 4 --microbatches 8        the timeline of a pipeline
   fp8lm launch --nproc 2 -- npx tsx train.ts
@@ -40,6 +43,8 @@ export async function main(args: readonly string[]): Promise<number> {
     trainCommand,
     compareCommand,
     generateCommand,
+    importCommand,
+    exportCommand,
     benchCommand,
     scheduleCommand,
     launchCommand,

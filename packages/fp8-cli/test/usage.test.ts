@@ -17,6 +17,8 @@ test.each([
   [['train']],
   [['compare']],
   [['generate']],
+  [['import']],
+  [['export']],
   [['bench']],
   [['bench', 'gemm']],
   [['bench', 'step']],

@@ -5,3 +5,4 @@ export * from './config.ts';
 export * from './gpt.ts';
 export * from './parts.ts';
 export * from './pipelined.ts';
+export * from './hf/index.ts';

@@ -1,9 +1,9 @@
 import { modelContext, recipeNamed, UserError } from 'fp8-core';
-import { checkConfig, Gpt, type GptConfig, type Tokenizer, tokenizerFromJson } from 'fp8-models';
+import { Gpt, type GptConfig, type Tokenizer } from 'fp8-models';
 import { backendFor, type Device } from './backend.ts';
-import { readCheckpoint } from './files/index.ts';
 import type { RunConfig } from './run_config.ts';
 import { restoreWeights } from './state.ts';
+import { assignWeights, openWeights } from './weights.ts';
 
 export interface LoadedModel {
   model: Gpt;
@@ -14,26 +14,26 @@ export interface LoadedModel {
 }
 
 /**
- * Loads a trained model for generation, in the recipe it was trained with.
- * @param dir a run's folder (its newest checkpoint) or one checkpoint's
+ * Loads a trained model for generation, in the recipe it was trained with; an imported one in fp32 or bf16, as it is stored.
+ * @param dir a run's folder (its newest checkpoint), one checkpoint's, or a Hugging Face model folder
  * @throws UserError naming the file and what is wrong with it
  */
 export function loadModel(dir: string, device: Device = 'auto'): LoadedModel {
-  const checkpoint = readCheckpoint(dir);
+  const weights = openWeights(dir);
   try {
-    const { config, trainer, tokenizer } = checkpoint.json as {
-      config?: GptConfig;
-      trainer?: { run: RunConfig };
-      tokenizer?: Parameters<typeof tokenizerFromJson>[0];
-    };
-    if (!config || !trainer)
-      throw new UserError(`checkpoint ${checkpoint.path}: config.json or trainer.json is missing`);
-    if (!tokenizer)
-      throw new UserError(`checkpoint ${checkpoint.path} has no tokenizer (was it trained on random tokens?)`);
-    const model = new Gpt(modelContext(backendFor(device), recipeNamed(trainer.run.recipe)), checkConfig(config));
-    restoreWeights(checkpoint, model.parameters());
-    return { model, tokenizer: tokenizerFromJson(tokenizer), config, step: checkpoint.step };
+    const { path, config, tokenizer, checkpoint } = weights;
+    if (!tokenizer) {
+      const why = checkpoint?.json.trainer ? 'was it trained on random tokens?' : 'its folder had no tokenizer.json';
+      throw new UserError(`${path} has no tokenizer (${why})`);
+    }
+    const trained = checkpoint?.json.trainer as { run: RunConfig } | undefined;
+    const stored = weights.info('wte.weight')?.dtype === 'F32' ? 'fp32' : 'bf16';
+    const recipe = recipeNamed(trained?.run.recipe ?? stored);
+    const model = new Gpt(modelContext(backendFor(device), recipe), config);
+    if (checkpoint && trained) restoreWeights(checkpoint, model.parameters());
+    else assignWeights(weights, model.parameters());
+    return { model, tokenizer, config, step: checkpoint?.step ?? 0 };
   } finally {
-    checkpoint.close();
+    weights.close();
   }
 }

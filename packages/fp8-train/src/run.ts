@@ -1,7 +1,7 @@
 // A training run from configuration to summary. Everything a person or a script sees is an event; nothing is printed here.
 import { ledger, modelContext, UserError } from 'fp8-core';
 import { DataParallel } from 'fp8-dist';
-import { checkConfig, type GptConfig, presetNamed, tokenizerFromJson } from 'fp8-models';
+import { checkConfig, type GptConfig, presetNamed, type Tokenizer } from 'fp8-models';
 import { AdamW, constant, cosine, type Schedule, wsd } from 'fp8-optim';
 import { backendFor } from './backend.ts';
 import { evalBatches, Sampler } from './data/index.ts';
@@ -13,6 +13,15 @@ import { checkRunConfig, recipeOf, type RunConfig } from './run_config.ts';
 import type { MemorySummary, RunEvent, RunSummary } from './run_events.ts';
 import { openData } from './text_data.ts';
 import { Trainer, type TrainStep } from './trainer.ts';
+import {
+  assignWeights,
+  checkpointTokenizer,
+  checkpointWeights,
+  checkSameModel,
+  modelOfWeights,
+  openWeights,
+  type Weights,
+} from './weights.ts';
 
 /** Skipped steps in a row after which a run has diverged. */
 const maxSkipped = 20;
@@ -31,29 +40,58 @@ export async function runTraining(
   signal?: AbortSignal,
   ranks = Ranks.alone(),
 ): Promise<RunSummary> {
-  const config = checkRunConfig(partial);
+  const config = checkRunConfig(withInitModel(partial));
   const model = modelConfigOf(config);
   const seqLen = config.seq ?? model.maxSeqLen;
   checkLayout(config, model);
   if (seqLen > model.maxSeqLen) throw new UserError(`seq ${seqLen} exceeds the model's ${model.maxSeqLen} positions`);
   const backend = backendFor(config.device);
   const resumed = config.out !== null && config.resume ? openResumed(config.out, ranks, on) : null;
-  const tokenizerJson = resumed?.json.tokenizer;
+  const init = initialWeights(config, model, resumed);
   const dataOptions = {
     ...config,
     vocabSize: model.vocabSize,
     seqLen,
     folder: ranks.sharedFolder(config.out),
-    resumed: tokenizerJson ? tokenizerFromJson(tokenizerJson as Parameters<typeof tokenizerFromJson>[0]) : undefined,
+    fixed: fixedTokenizer(config, resumed, init),
     onNote: (text: string) => on({ type: 'note', text }),
   };
   const data = ranks.firstThenOthers(() => openData(dataOptions));
   try {
-    return await train({ config, model, seqLen, backend, data, resumed, on, signal, ranks });
+    return await train({ config, model, seqLen, backend, data, resumed, init, on, signal, ranks });
   } finally {
     data.close();
+    init?.close();
     resumed?.close();
   }
+}
+
+/** A run configuration with the model of its `init`, unless it has one of its own. */
+export function withInitModel(partial: Partial<RunConfig>): Partial<RunConfig> {
+  const { init, model } = partial;
+  return typeof init === 'string' && model === undefined ? { ...partial, model: modelOfWeights(init) } : partial;
+}
+
+/** Weights to start from: an imported model is resumed as if it was `init`. */
+function initialWeights({ init }: RunConfig, model: GptConfig, resumed: Checkpoint | null): Weights | null {
+  if (resumed && !resumed.json.imported) return null;
+  const weights = resumed ? checkpointWeights(resumed) : init === null ? null : openWeights(init);
+  if (weights) checkSameModel(weights, model);
+  return weights;
+}
+
+/** The tokenizer that the run must go on with. */
+function fixedTokenizer(
+  { tokenizer, data }: RunConfig,
+  resumed: Checkpoint | null,
+  init: Weights | null,
+): Tokenizer | undefined {
+  const own = resumed ? checkpointTokenizer(resumed) : tokenizer === 'bpe' ? init?.tokenizer : null;
+  if (init && !own && tokenizer === 'bpe' && data !== 'random')
+    throw new UserError(
+      `${init.path} has no tokenizer; give one with --tokenizer <folder with a tokenizer.json>, or byte`,
+    );
+  return own ?? undefined;
 }
 
 /** The model of a run configuration, checked. */
@@ -67,6 +105,7 @@ interface Job {
   backend: ReturnType<typeof backendFor>;
   data: ReturnType<typeof openData>;
   resumed: Checkpoint | null;
+  init: Weights | null;
   on: (event: RunEvent) => void;
   signal: AbortSignal | undefined;
   ranks: Ranks;
@@ -79,6 +118,7 @@ async function train({
   backend,
   data,
   resumed,
+  init,
   on,
   signal,
   ranks,
@@ -86,6 +126,7 @@ async function train({
   const { steps, batch, gradAccum, recompute, fp8Pipeline } = config;
   ledger.resetPeak();
   const model = buildModel(modelContext(backend, recipeOf(config), config.seed), modelConfig, config, ranks.mesh);
+  if (init) ranks.together(() => assignWeights(init, model.parameters()));
   const parallel = new DataParallel(model.parameters(), ranks.mesh, { zero: config.zero });
   const optimizer = new AdamW(model.parameters(), config, parallel);
   const trainer = new Trainer(model, optimizer, { batch, seq: seqLen, gradAccum, recompute, fp8Pipeline }, parallel);
@@ -93,7 +134,7 @@ async function train({
   const share = { seqLen, rank: dp.rank, worldSize: dp.size };
   const sampler = new Sampler(data.train, { ...share, seed: config.seed });
   const state = { model, optimizer, trainer, sampler };
-  if (resumed) ranks.together(() => restoreRun(resumed, state));
+  if (resumed && !init) ranks.together(() => restoreRun(resumed, state));
   const saver = new RunSaver(ranks, config, modelConfig, data.tokenizer);
   backend.trim();
   const schedule = scheduleOf(config);

@@ -86,7 +86,7 @@ export class RunSaver {
     const json: Record<string, unknown> = {
       config: this.model,
       trainer: { step: steps, sampler: sampler.state(), run: this.run } satisfies TrainerJson,
-      ...(this.tokenizer ? { tokenizer: this.tokenizer.toJSON() } : {}),
+      ...(this.tokenizer ? { tokenizer: this.tokenizer.toJSON(), tokenizer_config: this.tokenizer.toConfig() } : {}),
     };
     const { path, numBytes } = writeCheckpoint(out, steps, state.files(), json, { keep });
     on({ type: 'saved', step: steps, path, numBytes });

@@ -11,7 +11,9 @@ export interface RunConfig {
   device: Device;
   /** `builtin` (real text found on every installation), `random` (uniform tokens, for throughput), or a path to text. */
   data: string;
-  /** `bpe` (trained on the data), `byte`, or a folder with a tokenizer.json. */
+  /** Weights to start from: a Hugging Face folder, a run or a checkpoint; null draws them. Its model is the run's, unless `model` says so too. */
+  init: string | null;
+  /** `bpe` (trained on the data; with `init`: that of its model), `byte`, or a folder with a tokenizer.json. */
   tokenizer: string;
   steps: number;
   /** Sequences a micro-batch. */
@@ -69,6 +71,7 @@ export const defaultRun: RunConfig = {
   recipe: 'o2',
   device: 'auto',
   data: 'builtin',
+  init: null,
   tokenizer: 'bpe',
   steps: 300,
   batch: 8,

@@ -34,8 +34,8 @@ export interface DataOptions {
   seed: number;
   /** Folder to keep the tokenizer and the tokens in; null keeps them in memory. */
   folder: string | null;
-  /** A tokenizer that a resumed run must go on with. */
-  resumed?: Tokenizer;
+  /** The tokenizer of a resumed run, or of the model that it starts from. */
+  fixed?: Tokenizer;
   onNote?: (text: string) => void;
 }
 
@@ -52,7 +52,7 @@ export function openData(options: DataOptions): RunData {
     return { tokenizer: null, train, val: undefined, description: `uniform random tokens of ${vocabSize}`, close() {} };
   }
   const source = data === 'builtin' ? builtinCorpus() : textSource(data);
-  const tokenizer = options.resumed ?? chooseTokenizer(options, source);
+  const tokenizer = options.fixed ?? chooseTokenizer(options, source);
   if (tokenizer.vocabSize > vocabSize) {
     throw new UserError(
       `tokenizer ${options.tokenizer}: ${tokenizer.vocabSize} ids do not fit the model's vocabulary of ${vocabSize}`,

@@ -17,7 +17,10 @@ export interface GenerateCommandOptions {
 export function generateCommand(result: { code: number }): Command {
   return new Command('generate')
     .description('Continue a text with a trained model.')
-    .requiredOption('--checkpoint <folder>', "a run's folder (its newest checkpoint) or one checkpoint's")
+    .requiredOption(
+      '--checkpoint <folder>',
+      "a run's folder (its newest checkpoint), one checkpoint's, or a Hugging Face model",
+    )
     .requiredOption('--prompt <text>', 'text to continue')
     .option('--max-tokens <n>', 'tokens to write', count, 200)
     .option('--temperature <x>', '0 takes the likeliest token, 1 draws as the model says', between(0), 0.8)

@@ -4,6 +4,7 @@ import { type Command, Option } from 'commander';
 import { between, count, countOrZero, counts, zeroStage } from '../numbers.ts';
 
 export interface RunOptions {
+  init?: string;
   data?: string;
   tokenizer?: string;
   valFraction?: number;
@@ -43,9 +44,16 @@ export function addRunOptions(command: Command): Command {
   return command
     .optionsGroup('Data:')
     .option('--data <path>', 'text file, folder, .jsonl with "text"; `builtin` or `random` (default: builtin)')
-    .option('--tokenizer <name>', 'bpe (learned from the data), byte, or a folder with tokenizer.json (default: bpe)')
+    .option(
+      '--tokenizer <name>',
+      'bpe (learned from the data, or that of --init), byte, or a folder with tokenizer.json (default: bpe)',
+    )
     .option('--val-fraction <x>', 'share of the text held out (default: 0.05)', between(0, 1))
     .optionsGroup('Training:')
+    .option(
+      '--init <folder>',
+      'start from the weights of a Hugging Face model, a run or a checkpoint (default: random)',
+    )
     .addOption(
       new Option('--device <name>', 'where to compute (default: auto)').choices(['auto', 'cpu', 'cuda', 'ref']),
     )

@@ -34,6 +34,7 @@ Examples:
   fp8lm train gpt2-124m --data random --recipe bf16 --batch 4 --seq 256 --steps 5 --json
   fp8lm train gpt-12m --nproc 2 --zero --recipe o2     two ranks on this machine, the optimizer sharded
   fp8lm train gpt-12m --dp 4 --out runs/a --save-every 100 --max-restarts 3      whatever becomes of a rank
+  fp8lm train --init ./gpt2 --recipe o2 --data book.txt --seq 256 --lr 1e-4 --out runs/tuned   fine-tune in FP8
   fp8lm train my_run.ts --set lr=2e-3 --set model.numLayers=8
 
 With --json, stdout has one object a line: each step {step, loss, gradNorm, lr, tokens, stepMs, tokensPerSecond}, each

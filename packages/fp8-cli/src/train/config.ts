@@ -1,6 +1,6 @@
 // From words to a run: preset or run file, then flags, then --set, each over the one before.
 import { existsSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { readEnvironment } from 'fp8-dist';
 import type { RunOptions } from '../commands/run_options.ts';
 import { unknownWord } from '../suggest.ts';
@@ -15,6 +15,7 @@ import {
   type RunConfig,
   recipes,
   UserError,
+  withInitModel,
 } from './fp8.ts';
 import { isRunFile, loadRunFile } from './run_file.ts';
 
@@ -31,9 +32,10 @@ export async function resolveRun(
   options: RunOptions & { recipe?: string; resume?: boolean },
 ): Promise<ResolvedRun> {
   const base = await baseOf(model, options);
-  const run: Partial<RunConfig> = { ...base, ...fromFlags(options) };
-  checkKeys(run, 'run config');
-  checkNames(run);
+  const given: Partial<RunConfig> = { ...base, ...fromFlags(options) };
+  checkKeys(given, 'run config');
+  checkNames(given);
+  const run = withInitModel(given);
   const name = nameOf(model, run);
   for (const text of options.set ?? []) set(run, text);
   if (options.dropout !== undefined) modelOf(run).dropout = options.dropout;
@@ -62,8 +64,21 @@ async function baseOf(
 }
 
 function fromFlags(options: RunOptions & { recipe?: string; resume?: boolean }): Partial<RunConfig> {
-  const { data, tokenizer, valFraction, device, recipe, steps, batch, gradAccum, seq, lr, schedule, seed } = options;
-  const given: Partial<RunConfig> = { data, tokenizer, valFraction, device, recipe, steps, batch, gradAccum, seq, lr };
+  const { init, data, tokenizer, valFraction, device, recipe, steps, batch, gradAccum, seq, lr, schedule, seed } =
+    options;
+  const given: Partial<RunConfig> = {
+    init,
+    data,
+    tokenizer,
+    valFraction,
+    device,
+    recipe,
+    steps,
+    batch,
+    gradAccum,
+    seq,
+    lr,
+  };
   const { warmup, recompute, evalEvery, evalBatches, out, resume, saveEvery, keep, dp, zero } = options;
   const { tp, sp, payloads, pp, virtual, layout, fp8Pipeline } = options;
   Object.assign(given, {
@@ -106,8 +121,8 @@ function checkNames({ model, recipe }: Partial<RunConfig>): void {
   }
 }
 
-const nameOf = (argument: string | undefined, { model = defaultRun.model }: Partial<RunConfig>): string =>
-  typeof model === 'string' ? model : (argument ?? 'own model');
+const nameOf = (argument: string | undefined, { model = defaultRun.model, init }: Partial<RunConfig>): string =>
+  typeof model === 'string' ? model : (argument ?? (init ? basename(init) : 'own model'));
 
 /** The model as fields of its own, so that one of them can be changed. */
 function modelOf(run: Partial<RunConfig>): GptConfig {

@@ -7,8 +7,16 @@ import { UserError } from 'fp8-core';
 import { BYTE_TO_CHAR, bytesToToken, tokenToBytes } from './byte_alphabet.ts';
 import { mergeWord } from './merge_word.ts';
 import { GPT2_SPLIT, pieces } from './pretokenize.ts';
-import { saveTokenizer } from './save.ts';
-import { type AddedToken, END_OF_TEXT, IdBuffer, type Tokenizer, type TokenizerJson } from './tokenizer.ts';
+import { configFor, saveTokenizer } from './save.ts';
+import {
+  type AddedToken,
+  END_OF_TEXT,
+  eosTokenOf,
+  IdBuffer,
+  type Tokenizer,
+  type TokenizerConfig,
+  type TokenizerJson,
+} from './tokenizer.ts';
 
 /** Words kept with their ids; at the limit the cache starts anew, which bounds memory on endless text. */
 const MAX_CACHED_WORDS = 1 << 18;
@@ -22,6 +30,8 @@ export interface BpeVocabulary {
   /** Tokens found in the text before anything else. */
   added: readonly AddedToken[];
   eosId?: number;
+  /** The files that it came from, given back as they were: they may say more than we use. */
+  source?: { json: TokenizerJson; config: TokenizerConfig };
 }
 
 export class BpeTokenizer implements Tokenizer {
@@ -112,7 +122,8 @@ export class BpeTokenizer implements Tokenizer {
   }
 
   toJSON(): TokenizerJson {
-    const { bytes, merges, added } = this.#vocabulary;
+    const { bytes, merges, added, source } = this.#vocabulary;
+    if (source) return source.json;
     const special = new Set(added.map((token) => token.id));
     const tokens = bytes.map((b) => (b === undefined ? '' : bytesToToken(b)));
     const vocab: Record<string, number> = Object.create(null);
@@ -153,9 +164,14 @@ export class BpeTokenizer implements Tokenizer {
     };
   }
 
+  toConfig(): TokenizerConfig {
+    const { added, source } = this.#vocabulary;
+    if (source && Object.keys(source.config).length > 0) return source.config;
+    return configFor(added.find((token) => token.id === this.eosId)?.content);
+  }
+
   save(dir: string): void {
-    const eos = this.#vocabulary.added.find((token) => token.id === this.eosId)?.content;
-    saveTokenizer(dir, this.toJSON(), eos);
+    saveTokenizer(dir, this);
   }
 
   /** Encodes text without added tokens, cut so that its words are those of the whole text. */
@@ -191,7 +207,7 @@ export class BpeTokenizer implements Tokenizer {
  * Reads tokenizer.json as a byte-level BPE, or undefined if it asks for anything our encoder does not do exactly
  * (a normaliser, another split, byte fallback …); the library runs those.
  */
-export function bpeFromJson(json: TokenizerJson, eosToken?: string): BpeTokenizer | undefined {
+export function bpeFromJson(json: TokenizerJson, config: TokenizerConfig = {}): BpeTokenizer | undefined {
   const { model } = json;
   const split = json.pre_tokenizer as Record<string, unknown> | null;
   const post = json.post_processor as Record<string, unknown> | null | undefined;
@@ -232,8 +248,9 @@ export function bpeFromJson(json: TokenizerJson, eosToken?: string): BpeTokenize
     if (left === undefined || right === undefined || id === undefined) return undefined;
     merges.push({ left, right, id });
   }
-  const eosId = added.find((token) => token.content === (eosToken ?? END_OF_TEXT))?.id;
-  return new BpeTokenizer({ bytes: Array.from(bytes), merges, added, eosId });
+  const eosToken = eosTokenOf(config) ?? END_OF_TEXT;
+  const eosId = added.find((token) => token.content === eosToken)?.id;
+  return new BpeTokenizer({ bytes: Array.from(bytes), merges, added, eosId, source: { json, config } });
 }
 
 const escapeRegExp = (text: string) => text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');

@@ -1,12 +1,6 @@
 import { Tokenizer as HfEngine } from '@huggingface/tokenizers';
-import { saveTokenizer } from './save.ts';
-import { END_OF_TEXT, type Tokenizer, type TokenizerJson } from './tokenizer.ts';
-
-/** What `tokenizer_config.json` may tell about a tokenizer. */
-export interface TokenizerConfig {
-  eos_token?: string | { content: string } | null;
-  [key: string]: unknown;
-}
+import { configFor, saveTokenizer } from './save.ts';
+import { END_OF_TEXT, eosTokenOf, type Tokenizer, type TokenizerConfig, type TokenizerJson } from './tokenizer.ts';
 
 /** Any tokenizer.json, run by Hugging Face's JavaScript library: complete, about ten times slower than our BPE. */
 export class HfTokenizer implements Tokenizer {
@@ -15,7 +9,7 @@ export class HfTokenizer implements Tokenizer {
   readonly eosId?: number;
   readonly #engine: HfEngine;
   readonly #json: TokenizerJson;
-  readonly #eosToken: string | undefined;
+  readonly #config: TokenizerConfig;
 
   /** @throws Error from the library if it does not know a part of the file */
   constructor(json: TokenizerJson, config: TokenizerConfig = {}) {
@@ -27,8 +21,9 @@ export class HfTokenizer implements Tokenizer {
     for (const id of this.#engine.get_vocab().values()) if (id > last) last = id;
     if (last < 0) throw new Error('its vocabulary is empty');
     this.vocabSize = last + 1;
-    this.#eosToken = eosTokenOf(config) ?? END_OF_TEXT;
-    this.eosId = this.#engine.token_to_id(this.#eosToken);
+    const eosToken = eosTokenOf(config) ?? END_OF_TEXT;
+    this.eosId = this.#engine.token_to_id(eosToken);
+    this.#config = Object.keys(config).length > 0 ? config : configFor(this.eosId === undefined ? undefined : eosToken);
   }
 
   /** Ids of the text alone, without the markers a post-processor would put around it. */
@@ -47,11 +42,11 @@ export class HfTokenizer implements Tokenizer {
     return this.#json;
   }
 
+  toConfig(): TokenizerConfig {
+    return this.#config;
+  }
+
   save(dir: string): void {
-    saveTokenizer(dir, this.#json, this.eosId === undefined ? undefined : this.#eosToken);
+    saveTokenizer(dir, this);
   }
 }
-
-/** The token that ends a document, as a string, if the configuration names one. */
-export const eosTokenOf = (config: TokenizerConfig): string | undefined =>
-  typeof config.eos_token === 'string' ? config.eos_token : (config.eos_token?.content ?? undefined);

@@ -1,4 +1,4 @@
-export { type AddedToken, END_OF_TEXT, type Tokenizer, type TokenizerJson } from './tokenizer.ts';
+export { type AddedToken, END_OF_TEXT, type Tokenizer, type TokenizerConfig, type TokenizerJson } from './tokenizer.ts';
 export { BpeTokenizer } from './bpe.ts';
 export { ByteTokenizer, type ByteTokenizerOptions } from './byte.ts';
 export { HfTokenizer } from './hf.ts';

@@ -3,8 +3,8 @@ import { join } from 'node:path';
 import { UserError } from 'fp8-core';
 import { bpeFromJson } from './bpe.ts';
 import { ByteTokenizer } from './byte.ts';
-import { eosTokenOf, HfTokenizer, type TokenizerConfig } from './hf.ts';
-import type { Tokenizer, TokenizerJson } from './tokenizer.ts';
+import { HfTokenizer } from './hf.ts';
+import type { Tokenizer, TokenizerConfig, TokenizerJson } from './tokenizer.ts';
 
 /**
  * Loads a tokenizer in Hugging Face's format.
@@ -34,7 +34,7 @@ export function tokenizerFromJson(
   if (typeof json !== 'object' || json === null || typeof json.model !== 'object' || json.model === null)
     throw new UserError(`tokenizer: ${origin} has no "model"; it is not a Hugging Face tokenizer.json`);
   try {
-    const own = bpeFromJson(json, eosTokenOf(config));
+    const own = bpeFromJson(json, config);
     return own === undefined ? new HfTokenizer(json, config) : (asByteTokenizer(json, own.vocabSize) ?? own);
   } catch (error) {
     if (error instanceof UserError) throw error;

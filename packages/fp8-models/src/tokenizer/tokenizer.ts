@@ -13,6 +13,8 @@ export interface Tokenizer {
   decodeBytes?(ids: ArrayLike<number>): Uint8Array;
   /** The content of Hugging Face's `tokenizer.json`. */
   toJSON(): TokenizerJson;
+  /** The content of `tokenizer_config.json`: which token ends a text, the chat template … */
+  toConfig(): TokenizerConfig;
   /** Writes `tokenizer.json` and `tokenizer_config.json` into `dir`. */
   save(dir: string): void;
 }
@@ -28,6 +30,16 @@ export interface TokenizerJson {
   model: { type?: string; vocab?: unknown; merges?: unknown; [key: string]: unknown };
   [key: string]: unknown;
 }
+
+/** What `tokenizer_config.json` may tell about a tokenizer. */
+export interface TokenizerConfig {
+  eos_token?: string | { content: string } | null;
+  [key: string]: unknown;
+}
+
+/** The token that ends a document, as a string, if the configuration names one. */
+export const eosTokenOf = (config: TokenizerConfig): string | undefined =>
+  typeof config.eos_token === 'string' ? config.eos_token : (config.eos_token?.content ?? undefined);
 
 /** A token outside the merges, such as `<|endoftext|>`, found in the text before anything else. */
 export interface AddedToken {

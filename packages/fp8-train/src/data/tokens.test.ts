@@ -145,6 +145,7 @@ describe('a token file', () => {
     encode: () => new Int32Array(),
     decode: () => '',
     toJSON: () => ({ model: {} }),
+    toConfig: () => ({}),
     save: () => {},
   });
 });
