@@ -19,7 +19,7 @@ const sets = [
   { suffix: '_avx512.cc', flags: ['-mavx512f', '-mavx512bw', '-mavx512dq', '-mavx512vl', '-mfma', '-mf16c'] },
   {
     suffix: '_avx512bf16.cc',
-    flags: ['-mavx512f', '-mavx512bw', '-mavx512dq', '-mavx512vl', '-mavx512bf16', '-mfma', '-mf16c'],
+    flags: ['-mavx512f', '-mavx512bw', '-mavx512dq', '-mavx512vl', '-mavx512bf16', '-mavx512vbmi', '-mfma', '-mf16c'],
   },
 ];
 const common = [

@@ -7,7 +7,7 @@
 //         for each A panel  (mr x KC)       24 KB, streamed from L2 while the next one is prefetched
 //           for each B panel  (KC x nr)     147 KB, streamed from L2
 //             micro-kernel: mr x nr tile, sums so far added from `partial` if this is not the first K block
-//             last K block: epilogue from the tile to C
+//             last K block: epilogue from the registers to C
 //
 // A thread without work takes a whole block of N from another part, and at the end helps with the A panels of a block that
 // another thread has packed (a Job), which it reads from there. So a part whose thread is away is done by the others.
@@ -52,6 +52,7 @@ constexpr int kSkinnyRows = 4;
 // beyond L2, into a buffer that is reused at once.
 constexpr double kCostB = 14, kCostSharedA = 26, kCostOwnA = 10;
 constexpr int64_t kTileFloats = 512;  // room for the largest mr x nr
+constexpr int64_t kRows = 16, kColumns = 64;  // own A is packed by so many rows, or columns of a source that runs along M
 
 constexpr int64_t ceilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -252,21 +253,15 @@ struct Problem {
     return {reinterpret_cast<const char*>(panel) + bytes + std::min(call * step, bytes), 64, 16 * 64};
   }
 
-  /// Own A along K: the source of the next group of rows (panel `next` on), so that packing finds it in L2. Not along M:
-  /// there every line is on another page, and the page walks cost more than they save (measured).
+  /// Own A: the source of the next group of rows (panel `next` on), so that packing finds it in L2. Along K a group is 16 rows, a
+  /// line of each in turn. Along M it is a line or more of each row of k, the first line of all rows first.
   Ahead sourceAhead(int64_t next, int64_t block, int64_t call) const {
     const char* base = a.at(std::min(next, mPanels - 1) * t.mr, kBegin(block));
-    if (!a.alongK) return {base, 0, 0};
-    const int64_t groups = stepCount(block) / 4 / 16 * call, bytes = bytesOf(a.kind);
-    return {base + std::min(groups * 64, kCount(block) * bytes), a.ld * bytes, 64};
-  }
-
-  /// A tile's lines of C, on their way while its sums are made: the epilogue's stores would wait for each.
-  void prefetchC(int64_t row, int64_t col, int rows) const {
-    const int64_t size = fp8lm::bytesOf(g.cType), bytes = t.nr * size;
-    const char* line = static_cast<const char*>(g.c) + (row * g.ldc + col) * size;
-    for (int i = 0; i < rows; ++i, line += g.ldc * size)
-      for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(line + at, 1);
+    const int64_t lines = stepCount(block) / 4, row = a.ld * bytesOf(a.kind);  // lines: a call fetches this many
+    if (a.alongK) return {base + std::min(lines / 16 * call * 64, kCount(block) * bytesOf(a.kind)), row, 64};
+    const int64_t calls = ceilDiv(kCount(block), std::max<int64_t>(1, lines));  // for a line of every row
+    if (call >= calls * kColumns * bytesOf(a.kind) / 64) return {base, 0, 0};
+    return {base + call / calls * 64 + call % calls * lines * row, row, 16 * row};
   }
 
   /// Groups of rows of a job until none is left. Several threads may be at it.
@@ -275,6 +270,7 @@ struct Problem {
     const int64_t tileSize = t.mr * t.nr, block = job.block, count = stepCount(block), panels = job.panels;
     const bool last = block + 1 == kBlocks, shareA = plan.shareA;
     uint32_t* const own = shareA ? nullptr : ownA.atLeast<uint32_t>(job.group * t.mr * steps + 64);
+    const auto toC = t.microToC[g.cType == DType::f32 ? kCF32 : g.cType == DType::bf16 ? kCBf16 : kCF16];
     uint32_t most = 0;
     for (;;) {
       const int64_t i0 = job.m0 + job.next.fetch_add(1, std::memory_order_relaxed) * job.group;
@@ -287,13 +283,17 @@ struct Problem {
         const int64_t row = i * t.mr;
         const int rows = int(std::min<int64_t>(t.mr, g.m - row));
         for (int64_t j = 0; j < panels; ++j) {
-          if (last) prefetchC(row, job.col + j * t.nr, rows);
-          float* sums = job.partial ? job.partial + ((i - job.m0) * panels + j) * tileSize : nullptr;
-          t.micro(count, panel, job.packedB + j * count * t.nr, block > 0 ? sums : nullptr, last ? tile : sums,
-                  shareA ? panelAhead(panel, count, j) : sourceAhead(i1, block, (i - i0) * panels + j));
-          if (last)
-            t.epilogue(out, tile, t.nr, row, job.col + j * t.nr, rows, std::min<int64_t>(t.nr, job.cols - j * t.nr),
-                       g.amax ? &most : nullptr);
+          const uint32_t* const panelB = job.packedB + j * count * t.nr;
+          const int64_t col = job.col + j * t.nr, cols = std::min<int64_t>(t.nr, job.cols - j * t.nr);
+          float* const sums = job.partial ? job.partial + ((i - job.m0) * panels + j) * tileSize : nullptr;
+          const float* const in = block > 0 ? sums : nullptr;
+          const Ahead ahead = shareA ? panelAhead(panel, count, j) : sourceAhead(i1, block, (i - i0) * panels + j);
+          if (!last) t.micro(count, panel, panelB, in, sums, ahead);
+          else if (rows == t.mr && cols == t.nr) toC(count, panel, panelB, in, out, row, col, g.amax ? &most : nullptr, ahead);
+          else {
+            t.micro(count, panel, panelB, in, tile, ahead);
+            t.epilogue(out, tile, t.nr, row, col, rows, cols, g.amax ? &most : nullptr);
+          }
         }
       }
     }
@@ -311,7 +311,7 @@ struct Problem {
     job.packedB = packedB;
     job.partial = kBlocks > 1 ? ownPartial.atLeast<float>((part.m1 - part.m0) * part.widest * t.mr * t.nr) : nullptr;
     // A source that runs along M has its k rows pages apart: taking 64 columns of each amortises the TLB miss.
-    job.group = plan.shareA ? std::max<int64_t>(1, kGroupWork / std::max<int64_t>(1, t.mr * job.cols * steps * t.kUnit)) : (a.alongK ? 16 : 64) / t.mr;
+    job.group = plan.shareA ? std::max<int64_t>(1, kGroupWork / std::max<int64_t>(1, t.mr * job.cols * steps * t.kUnit)) : (a.alongK ? kRows : kColumns) / t.mr;
     for (int64_t block = 0; block < kBlocks; ++block) {
       t.packB[b.kind][b.alongK](b.at(job.col, kBegin(block)), b.ld, job.cols, kCount(block), packedB);
       job.block = block;

@@ -1,6 +1,7 @@
 // What AVX512_BF16 gives: the dot variant, with panels of bf16 pairs multiplied and summed by vdpbf16ps, and for the FMA
 // variant an epilogue that rounds to bf16 in one instruction instead of nine (2 % of a product with K = 768). Both flush
 // subnormals (below 1.2e-38) to zero.
+#include "gemm_pack_dot.h"
 #include "gemm_simd_avx512.h"
 #include "gemm_table.h"
 #include "peak.h"
@@ -16,6 +17,13 @@ struct Avx512Dot : Avx512 {
   static FP8_INLINE F mac(F acc, F a, F b) { return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b); }
 };
 
+template <Kind kind, int MR, int NR> void fillPacking(GemmKernels& t) {
+  t.packA[kind][0] = packDotAlongMn<Avx512Dot, kind, MR>;
+  t.packA[kind][1] = packDotAlongK<Avx512Dot, kind, MR>;
+  t.packB[kind][0] = packDotAlongMn<Avx512Dot, kind, NR>;
+  t.packB[kind][1] = packDotAlongK<Avx512Dot, kind, NR>;
+}
+
 }  // namespace
 
 const GemmKernels& gemmAvx512Bf16() {
@@ -29,7 +37,15 @@ const GemmKernels& gemmAvx512Bf16() {
 }
 
 const GemmKernels& gemmAvx512Dot() {
-  static const GemmKernels table = makeTable<Avx512Dot, 8, 3>("avx512dot");
+  static const GemmKernels table = [] {
+    GemmKernels t = makeTable<Avx512Dot, 8, 3>("avx512dot");
+    fillPacking<kF32AsBf16, 8, 48>(t);
+    fillPacking<kF16AsBf16, 8, 48>(t);
+    fillPacking<kBf16, 8, 48>(t);
+    fillPacking<kE4m3, 8, 48>(t);
+    fillPacking<kE5m2, 8, 48>(t);
+    return t;
+  }();
   return table;
 }
 

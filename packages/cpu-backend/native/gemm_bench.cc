@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "../../fp8-kernels/native/float8.h"
+#include "../../fp8-kernels/native/memory.h"
 #include "gemm_kernels.h"
 #include "isa.h"
 #include "peak.h"
@@ -59,10 +60,19 @@ float readValue(const void* p, DType t, int64_t i) {
   }
 }
 
+/// The tensors' own allocator, huge pages included: where its lines lie is half of what packing costs.
+template <class T> struct TensorAllocator {
+  using value_type = T;
+  T* allocate(size_t count) { return static_cast<T*>(memory::allocate(count * sizeof(T))); }
+  void deallocate(T* p, size_t count) { memory::release(p, count * sizeof(T)); }
+  bool operator==(const TensorAllocator&) const { return true; }
+  bool operator!=(const TensorAllocator&) const { return false; }
+};
+
 struct Matrix {
   DType type;
   int64_t rows, cols, ld;  // as stored
-  std::vector<char> bytes;
+  std::vector<char, TensorAllocator<char>> bytes;
   Matrix(DType t, int64_t r, int64_t c, int64_t extra = 0)
       : type(t), rows(r), cols(c), ld(c + extra), bytes(size_t(std::max<int64_t>(1, r * (c + extra)) * bytesOf(t))) {}
   template <class R> void fill(R& random, float spread) {

@@ -44,6 +44,9 @@ struct Ahead {
   int64_t row, group;
 };
 
+/// Kinds of C, as microToC counts them.
+enum { kCF32, kCBf16, kCF16, kCTypes };
+
 struct GemmKernels {
   const char* name;
   int mr, nr, kUnit;
@@ -51,6 +54,9 @@ struct GemmKernels {
   /// out = in + A panel * B panel over `dwords` steps; tiles are mr x nr floats; in may be null (zero) or equal to out.
   void (*micro)(int64_t dwords, const uint32_t* a, const uint32_t* b, const float* in, float* out,
                 const Ahead& ahead);
+  /// The same for a tile that lies within C, with the epilogue below.
+  void (*microToC[kCTypes])(int64_t dwords, const uint32_t* a, const uint32_t* b, const float* in, const Epilogue&, int64_t row,
+                            int64_t col, uint32_t* amax, const Ahead& ahead);
   /// Writes rows x cols of a tile (row stride `stride`) to C at (row, col); amax, unless null, gathers the bits of max |C|.
   void (*epilogue)(const Epilogue&, const float* tile, int64_t stride, int64_t row, int64_t col, int rows, int64_t cols,
                    uint32_t* amax);

@@ -1,4 +1,5 @@
-// Packing: decodes W rows or columns of an operand at a time into panels (layout: gemm_kernels.h).
+// Packing for the FMA variants: decodes W rows or columns of an operand at a time into panels of floats (layout: gemm_kernels.h).
+// The dot variant has gemm_pack_dot.h.
 //
 // K-contiguous sources need a transpose. It is done on dwords whatever the dtype (one float, two bf16, four fp8 codes):
 // W rows x W dwords are transposed in registers by shuffles, and only then expanded, lane by lane, to floats. So FP8 pays
@@ -36,17 +37,12 @@ template <class S, int P> struct PanelWriter {
     else S::store(low + dword * P, v);
   }
 
-  /// `count` <= N steps of k, starting at an even k.
+  /// `count` <= N steps of k, of a float each.
   template <int N> FP8_INLINE void writeSteps(int64_t k, int64_t count, const typename S::F* v) const {
-    if constexpr (S::kUnit == 1) {
-      if (count >= N) {
-        FP8_UNROLL for (int i = 0; i < N; ++i) write(k + i, v[i]);
-      } else {
-        for (int i = 0; i < count; ++i) write(k + i, v[i]);
-      }
+    if (count >= N) {
+      FP8_UNROLL for (int i = 0; i < N; ++i) write(k + i, v[i]);
     } else {
-      for (int i = 0; i < N; i += 2)
-        if (i < count) write((k + i) / 2, S::merge(v[i], v[i + 1]));
+      for (int i = 0; i < count; ++i) write(k + i, v[i]);
     }
   }
 };
@@ -82,11 +78,11 @@ void packAlongK(const void* source, int64_t ld, int64_t mn, int64_t k, uint32_t*
   constexpr int W = S::width, steps = W * perDword(kind);
   constexpr int64_t bytes = bytesOf(kind), square = steps * bytes;
   const char* base = static_cast<const char*>(source);
-  const int64_t dwords = (k + S::kUnit - 1) / S::kUnit, rowBytes = ld * bytes;
+  const int64_t rowBytes = ld * bytes;
   alignas(64) char corner[W * square];
   for (int64_t g = 0, groups = groupsOf<S, P>(mn); g < groups; ++g) {
     const int64_t lanes = mn - g * W;
-    const PanelWriter<S, P> writer(panels, g, dwords, lanes);
+    const PanelWriter<S, P> writer(panels, g, k, lanes);
     const char* rows = base + g * W * rowBytes;
     int64_t k0 = 0;
     if (lanes >= W)
@@ -103,10 +99,10 @@ void packAlongK(const void* source, int64_t ld, int64_t mn, int64_t k, uint32_t*
 template <class S, Kind kind, int P>
 void packAlongMn(const void* source, int64_t ld, int64_t mn, int64_t k, uint32_t* panels) {
   using F = typename S::F;
-  constexpr int W = S::width, unit = S::kUnit, per = perLine(kind);
+  constexpr int W = S::width, per = perLine(kind);
   constexpr int64_t bytes = bytesOf(kind), kBlock = 32;
   const char* base = static_cast<const char*>(source);
-  const int64_t dwords = (k + unit - 1) / unit, rowBytes = ld * bytes;
+  const int64_t rowBytes = ld * bytes;
   alignas(64) char corner[W * bytes];
   for (int64_t k0 = 0; k0 < k; k0 += kBlock) {
     const int64_t k1 = k0 + kBlock < k ? k0 + kBlock : k;
@@ -114,7 +110,7 @@ void packAlongMn(const void* source, int64_t ld, int64_t mn, int64_t k, uint32_t
       const int64_t lanes = mn - g * W, here = groups - g < per ? groups - g : per;
       const char* column = base + g * W * bytes;
       PanelWriter<S, P> writers[per];
-      FP8_UNROLL for (int i = 0; i < per; ++i) writers[i] = PanelWriter<S, P>(panels, g + (i < here ? i : 0), dwords, lanes - i * W);
+      FP8_UNROLL for (int i = 0; i < per; ++i) writers[i] = PanelWriter<S, P>(panels, g + (i < here ? i : 0), k, lanes - i * W);
       const auto load = [&](int64_t kk, F* out) __attribute__((always_inline)) {
         const char* p = column + kk * rowBytes;
         if (lanes >= per * W) return loadLine<S, kind>(p, out);
@@ -125,14 +121,11 @@ void packAlongMn(const void* source, int64_t ld, int64_t mn, int64_t k, uint32_t
           out[i] = loadElements<S, kind>(left < W ? corner : p + i * W * bytes);
         }
       };
-      for (int64_t kk = k0; kk < k1; kk += unit) {
-        F even[per], odd[per] = {};
-        load(kk, even);
-        if (unit == 2 && kk + 1 < k1) load(kk + 1, odd);
-        FP8_UNROLL for (int i = 0; i < per; ++i) {
-          const F steps[2] = {even[i], odd[i]};
-          if (i < here) writers[i].template writeSteps<unit>(kk, unit, steps);
-        }
+      for (int64_t kk = k0; kk < k1; ++kk) {
+        F step[per];
+        load(kk, step);
+        FP8_UNROLL for (int i = 0; i < per; ++i)
+          if (i < here) writers[i].write(kk, step[i]);
       }
     }
   }

@@ -114,8 +114,6 @@ template <int W> struct Vec {
     memcpy(high, reinterpret_cast<const char*>(&v) + W * 2, W * 2);
     memcpy(low, &v, W * 2);
   }
-  /// The bf16 pair panel dword from two steps of k (dot variant).
-  static FP8_INLINE F merge(F even, F odd) { return (F)(((U)even >> 16) | (U)odd); }
   static FP8_INLINE float sum(F v) {
     float s[W];
     memcpy(s, &v, sizeof s);

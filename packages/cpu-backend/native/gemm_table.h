@@ -8,10 +8,12 @@
 namespace fp8lm {
 
 template <class S, int MR, int NR, Kind kind> void fillKind(GemmKernels& t) {
-  t.packA[kind][0] = packAlongMn<S, kind, MR>;
-  t.packA[kind][1] = packAlongK<S, kind, MR>;
-  t.packB[kind][0] = packAlongMn<S, kind, NR>;
-  t.packB[kind][1] = packAlongK<S, kind, NR>;
+  if constexpr (S::kUnit == 1) {  // the dot variant packs in its own way (gemm_pack_dot.h)
+    t.packA[kind][0] = packAlongMn<S, kind, MR>;
+    t.packA[kind][1] = packAlongK<S, kind, MR>;
+    t.packB[kind][0] = packAlongMn<S, kind, NR>;
+    t.packB[kind][1] = packAlongK<S, kind, NR>;
+  }
   t.decode[kind] = decodeRow<S, kind>;
   t.skinny[kind][0][0] = skinnyAlongN<S, kind, 1>;
   t.skinny[kind][0][1] = skinnyAlongN<S, kind, 4>;
@@ -27,6 +29,9 @@ template <class S, int MR, int NV> GemmKernels makeTable(const char* name) {
   t.nr = NR;
   t.kUnit = S::kUnit;
   t.micro = micro<S, MR, NV>;
+  t.microToC[kCF32] = microToC<S, MR, NV, DType::f32>;
+  t.microToC[kCBf16] = microToC<S, MR, NV, DType::bf16>;
+  t.microToC[kCF16] = microToC<S, MR, NV, DType::f16>;
   t.epilogue = epilogue<S>;
   fillKind<S, MR, NR, kF32>(t);
   fillKind<S, MR, NR, kF32AsBf16>(t);

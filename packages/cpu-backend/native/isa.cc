@@ -20,7 +20,7 @@ struct Choice {
     if (best == Isa::avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
       best = Isa::avx512;
-    dot = best == Isa::avx512 && __builtin_cpu_supports("avx512bf16");
+    dot = best == Isa::avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi");
     useDot = dot && __builtin_cpu_is("amd");
 #endif
     used = best;
@@ -50,7 +50,7 @@ struct Choice {
     else if (std::strcmp(text, "dot") != 0)
       std::snprintf(error, sizeof error, "FP8_GEMM=%.40s: unknown; expected fma or dot", text);
     else if (!dot || used != Isa::avx512)
-      std::snprintf(error, sizeof error, "FP8_GEMM=dot: needs AVX512_BF16, which is not in use; unset FP8_GEMM or choose fma");
+      std::snprintf(error, sizeof error, "FP8_GEMM=dot: needs AVX512_BF16 and AVX512_VBMI, which is not in use; unset FP8_GEMM or choose fma");
     else
       useDot = true;
   }

@@ -18,7 +18,8 @@ const char* isaName(Isa);
 /// What is wrong with FP8_ISA or FP8_GEMM, or null. isa() falls back to the best variant in that case.
 const char* isaError();
 
-/// The CPU (and the compiler of this build) has the BF16 dot product vdpbf16ps.
+/// The CPU has the BF16 dot product vdpbf16ps and the byte permutes (VBMI) that its packing uses. Cooper Lake alone has the
+/// first without the second.
 bool hasDot();
 
 /// GEMMs with BF16 operands use vdpbf16ps rather than FMA on floats: FP8_GEMM=fma|dot, else by vendor. On AMD (Zen 4, 5)
