@@ -35,6 +35,10 @@ export function continueText(
 ): WrittenText {
   const { maxTokens, temperature, topK, topP, seed } = options;
   const soFar: number[] = [];
+  // Some tokenizers of the library drop the space before a first word, so theirs is decoded behind the prompt.
+  const before = tokenizer.kind === 'hf' ? tokenizer.encode(prompt) : [];
+  const { length } = tokenizer.decode(before);
+  const decode = (ids: readonly number[]): string => tokenizer.decode([...before, ...ids]).slice(length);
   let shown = '';
   const start = performance.now();
   const ids = generate(model, tokenizer, prompt, {
@@ -46,14 +50,14 @@ export function continueText(
     ...(topK === undefined ? {} : { topK: Math.min(topK, tokenizer.vocabSize) }),
     onToken(id) {
       soFar.push(id);
-      const text = tokenizer.decode(soFar);
+      const text = decode(soFar);
       if (text.endsWith('\ufffd') || !text.startsWith(shown)) return;
       onText(text.slice(shown.length));
       shown = text;
     },
   });
   const seconds = (performance.now() - start) / 1000;
-  const text = tokenizer.decode(ids);
+  const text = decode(ids);
   if (text.startsWith(shown)) onText(text.slice(shown.length));
   return { text, ids, seconds };
 }

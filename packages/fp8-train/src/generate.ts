@@ -24,7 +24,7 @@ export function generate(
   const { maxTokens, maxSeqLen, onToken } = options;
   const { backend } = model.context;
   if (!model.makeCaches || !model.logits) throw new UserError('generate: this model has no cached forward pass');
-  const ids = [...tokenizer.encode(prompt)];
+  const ids = [...(tokenizer.prefix ?? []), ...tokenizer.encode(prompt)];
   if (ids.length === 0 && tokenizer.eosId !== undefined) ids.push(tokenizer.eosId);
   if (ids.length === 0) throw new UserError('generate: the prompt is empty; give some text with --prompt');
   if (ids.length >= maxSeqLen) {

@@ -3,6 +3,7 @@ import { UserError } from 'fp8-core';
 import { ByteTokenizer, loadTokenizer, type Tokenizer, trainBpe } from 'fp8-models';
 import {
   builtinCorpus,
+  encodeDocuments,
   memoryTokens,
   prepareTokens,
   randomTokens,
@@ -83,11 +84,7 @@ function chooseTokenizer({ tokenizer, vocabSize, folder, onNote }: DataOptions, 
 }
 
 function encodeInMemory(source: TextSource, tokenizer: Tokenizer): TokenSource {
-  const parts: Int32Array[] = [];
-  for (const { text, endsDocument } of source.pieces()) {
-    parts.push(tokenizer.encode(text));
-    if (endsDocument && tokenizer.eosId !== undefined) parts.push(Int32Array.of(tokenizer.eosId));
-  }
+  const parts = Array.from(encodeDocuments(source, tokenizer), ({ ids }) => ids);
   const ids = new Int32Array(parts.reduce((n, p) => n + p.length, 0));
   let at = 0;
   for (const part of parts) {

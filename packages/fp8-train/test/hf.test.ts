@@ -3,6 +3,7 @@
 import { spawnSync } from 'node:child_process';
 import {
   cpSync,
+  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -15,13 +16,15 @@ import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { empty, modelContext, recipes, scope } from 'fp8-core';
-import { Gpt } from 'fp8-models';
+import { ByteTokenizer, Gpt, type GptConfig, presets, uniform } from 'fp8-models';
 import { afterAll, describe, expect, test } from 'vitest';
 import { backendFor } from '../src/backend.ts';
 import { readFloats } from '../src/generate.ts';
 import { latestCheckpoint } from '../src/files/index.ts';
 import { exportModel } from '../src/hf/export.ts';
 import { importModel } from '../src/hf/import.ts';
+import { loadModel } from '../src/load.ts';
+import { runTraining } from '../src/run.ts';
 import { assignWeights, openWeights } from '../src/weights.ts';
 import { userError } from './user_error.ts';
 
@@ -101,6 +104,64 @@ describe.each(models)('%s', (name) => {
       expect(readFileSync(join(again, 'step-0', file)).equals(readFileSync(join(run, 'step-0', file))), file).toBe(
         true,
       );
+  });
+});
+
+describe('a run in FP8', () => {
+  // As the backend's own kernels decode them.
+  const valuesHere = (run: string): Map<string, number[]> => {
+    const { model } = loadModel(run);
+    const values = model.parameters().map((p): [string, number[]] =>
+      scope(() => {
+        const y = empty(p.backend, p.shape, 'f32');
+        p.backend.kernels.cast({ y, x: p.data, n: p.size, random: 0 });
+        return [p.name, [...readFloats(y)]];
+      }),
+    );
+    model.release();
+    return new Map(values);
+  };
+
+  test.each<[recipe: string, error: number]>([
+    ['o2', 0],
+    ['bf16', 2 ** -8],
+    ['o3', 2 ** -4],
+  ])('is exported as its weights are: %s, or its masters, which are nearer than %d', async (recipe, error) => {
+    const model: GptConfig = {
+      ...presets['llama-nano'],
+      numLayers: 1,
+      hiddenSize: 32,
+      ffnSize: 48,
+      vocabSize: 257,
+      maxSeqLen: 16,
+    };
+    const [run, out] = [fresh(), fresh()];
+    mkdirSync(run);
+    writeFileSync(join(run, 'text.txt'), 'the quick brown fox '.repeat(50));
+    await runTraining({
+      model,
+      recipe,
+      data: join(run, 'text.txt'),
+      tokenizer: 'byte',
+      steps: 3,
+      batch: 2,
+      lr: 0.01,
+      out: run,
+    });
+    exportModel(run, out);
+    const exported = openWeights(out);
+    let largest = 0;
+    for (const [name, values] of valuesHere(run)) {
+      const { bytes } = exported.read(name);
+      const got = new Float32Array(bytes.buffer);
+      expect(got.length).toBe(values.length);
+      // e4m3 is subnormal below 2^-6 of its scale; relative errors are of larger ones.
+      const floor = Math.max(...values.map(Math.abs)) / 2 ** 8;
+      values.forEach((v, i) => (largest = Math.max(largest, Math.abs(v - got[i]) / Math.max(Math.abs(v), floor))));
+    }
+    exported.close();
+    expect(largest).toBeLessThanOrEqual(error);
+    expect(largest).toBeGreaterThanOrEqual(error / 4);
   });
 });
 
@@ -309,6 +370,35 @@ describe('is refused in one line that names it:', () => {
     expect(userError(() => exportModel(run, out, 'f16'))).toMatch(/has the value 1000000, beyond f16/);
     expect(readdirSync(folder).filter((name) => name.startsWith(basename(out)))).toEqual([]);
   });
+});
+
+test('a damaged folder is refused as a user’s mistake, or read as what it says; never anything else', () => {
+  const draws = Number(process.env.HF_MUTATIONS ?? 400);
+  const dir = withConfig('llama-shards', {});
+  writeFileSync(join(dir, 'tokenizer.json'), JSON.stringify(new ByteTokenizer({ specialTokens: [] }).toJSON()));
+  writeFileSync(join(dir, 'config.json'), JSON.stringify({ ...readJson(dir, 'config.json'), vocab_size: 256 }));
+  const files = ['config.json', 'model.safetensors.index.json', 'tokenizer.json', 'model-00001-of-00002.safetensors'];
+  let refused = 0;
+  for (let i = 0; i < draws; i++) {
+    const file = join(dir, files[i % files.length]);
+    const whole = readFileSync(file);
+    const bytes = Buffer.from(whole);
+    const at = (n: number): number => Math.floor(uniform(1, i, n) * Math.min(bytes.length, 1500));
+    const from = at(0);
+    if (i % 3 === 0) bytes[from] ^= 1 << (at(1) % 8);
+    else if (i % 3 === 1)
+      bytes.fill('0129"{}[],:- eE.'.charCodeAt(at(1) % 16), from, Math.min(bytes.length, from + 1 + (at(2) % 3)));
+    else bytes.copy(bytes, from, at(1), at(1) + (at(2) % 40));
+    writeFileSync(file, bytes);
+    const error = userError(() => {
+      const weights = openWeights(dir);
+      for (const p of ['wte.weight', 'h.1.attn.qkv.bias', 'lnf.weight']) weights.read(p);
+      weights.close();
+    });
+    refused += Number(error !== 'no error');
+    writeFileSync(file, whole);
+  }
+  expect(refused).toBeGreaterThan(draws / 3);
 });
 
 /** A Python that has PyTorch, for the other half of the circle: what we export, read by the twin. */

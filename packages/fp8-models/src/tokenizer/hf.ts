@@ -7,6 +7,7 @@ export class HfTokenizer implements Tokenizer {
   readonly kind = 'hf' as const;
   readonly vocabSize: number;
   readonly eosId?: number;
+  readonly prefix: readonly number[];
   readonly #engine: HfEngine;
   readonly #json: TokenizerJson;
   readonly #config: TokenizerConfig;
@@ -23,6 +24,7 @@ export class HfTokenizer implements Tokenizer {
     this.vocabSize = last + 1;
     const eosToken = eosTokenOf(config) ?? END_OF_TEXT;
     this.eosId = this.#engine.token_to_id(eosToken);
+    this.prefix = prefixOf(this.#engine);
     this.#config = Object.keys(config).length > 0 ? config : configFor(this.eosId === undefined ? undefined : eosToken);
   }
 
@@ -49,4 +51,12 @@ export class HfTokenizer implements Tokenizer {
   save(dir: string): void {
     saveTokenizer(dir, this);
   }
+}
+
+/** What the post-processor puts before a text; markers at both ends (BERT's) are not for models that go on with a text. */
+function prefixOf(engine: HfEngine): number[] {
+  const probe = 'a';
+  const [plain, marked] = [false, true].map((add): number[] => engine.encode(probe, { add_special_tokens: add }).ids);
+  const length = marked.length - plain.length;
+  return plain.every((id, i) => id === marked[length + i]) ? marked.slice(0, length) : [];
 }

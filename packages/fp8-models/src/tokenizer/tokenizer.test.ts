@@ -1,4 +1,4 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -37,6 +37,66 @@ const world = [
 
 const dir = mkdtempSync(join(tmpdir(), 'tokenizer-'));
 afterAll(() => rmSync(dir, { recursive: true }));
+
+/** A vocabulary of a few letters in the form of Llama 2's tokenizer.json. */
+const hex = (byte: number): string => byte.toString(16).toUpperCase().padStart(2, '0');
+const llamaTokens = [
+  '<unk>',
+  '<s>',
+  '</s>',
+  ...Array.from({ length: 256 }, (_, byte) => `<0x${hex(byte)}>`),
+  '\u2581',
+  'a',
+  'b',
+];
+const llamaJson = {
+  version: '1.0',
+  truncation: null,
+  padding: null,
+  added_tokens: [0, 1, 2].map((id) => ({
+    id,
+    content: llamaTokens[id],
+    single_word: false,
+    lstrip: false,
+    rstrip: false,
+    normalized: false,
+    special: true,
+  })),
+  normalizer: {
+    type: 'Sequence',
+    normalizers: [
+      { type: 'Prepend', prepend: '\u2581' },
+      { type: 'Replace', pattern: { String: ' ' }, content: '\u2581' },
+    ],
+  },
+  pre_tokenizer: null,
+  post_processor: {
+    type: 'TemplateProcessing',
+    single: [{ SpecialToken: { id: '<s>', type_id: 0 } }, { Sequence: { id: 'A', type_id: 0 } }],
+    pair: [],
+    special_tokens: { '<s>': { id: '<s>', ids: [1], tokens: ['<s>'] } },
+  },
+  decoder: {
+    type: 'Sequence',
+    decoders: [
+      { type: 'Replace', pattern: { String: '\u2581' }, content: ' ' },
+      { type: 'ByteFallback' },
+      { type: 'Fuse' },
+      { type: 'Strip', content: ' ', start: 1, stop: 0 },
+    ],
+  },
+  model: {
+    type: 'BPE',
+    dropout: null,
+    unk_token: '<unk>',
+    continuing_subword_prefix: null,
+    end_of_word_suffix: null,
+    fuse_unk: true,
+    byte_fallback: true,
+    vocab: Object.fromEntries(llamaTokens.map((token, id) => [token, id])),
+    merges: [],
+  },
+};
 
 let bpe: BpeTokenizer;
 beforeAll(() => {
@@ -195,10 +255,47 @@ describe('loadTokenizer', () => {
     expect(tokenizer).toBeInstanceOf(HfTokenizer);
   });
 
+  it('runs Llama’s: `<s>` before a text, bytes where a character is unknown; its files come out as they went in', () => {
+    const tokenizer = tokenizerFromJson(llamaJson, { eos_token: '</s>', chat_template: '{{ x }}' });
+    expect(tokenizer.prefix).toEqual([1]);
+    expect(tokenizer.eosId).toBe(2);
+    const ids = tokenizer.encode('ab a');
+    expect([...ids].map((id) => llamaTokens[id])).toEqual(['\u2581', 'a', 'b', '\u2581', 'a']);
+    expect(tokenizer.decode(ids)).toBe('ab a');
+    expect(tokenizer.decode(tokenizer.encode('é€'))).toBe('é€');
+    tokenizer.save(join(dir, 'llama'));
+    const again = loadTokenizer(join(dir, 'llama'));
+    expect([again.toJSON(), again.toConfig(), again.eosId]).toEqual([
+      llamaJson,
+      { eos_token: '</s>', chat_template: '{{ x }}' },
+      2,
+    ]);
+  });
+
+  it('gives a byte-level tokenizer.json back as it came, whatever else it says', () => {
+    const json = { ...structuredClone(bpe.toJSON()), post_processor: { type: 'ByteLevel', trim_offsets: false } };
+    const tokenizer = tokenizerFromJson(json, { model_max_length: 1024 });
+    expect(tokenizer.kind).toBe('bpe');
+    expect(tokenizer.eosId).toBe(2047);
+    expect(tokenizer.prefix ?? []).toEqual([]);
+    expect([tokenizer.toJSON(), tokenizer.toConfig()]).toEqual([json, { model_max_length: 1024 }]);
+  });
+
   it('reads merges in the old form, "a b" in one string', () => {
     const json = structuredClone(bpe.toJSON());
     json.model.merges = (json.model.merges as [string, string][]).map((pair) => pair.join(' '));
     expect(tokenizerFromJson(json).encode(world)).toEqual(bpe.encode(world));
+  });
+
+  it('reads vocab.json and merges.txt, as GPT-2 came before tokenizer.json', () => {
+    const old = join(dir, 'old');
+    mkdirSync(old);
+    const { vocab, merges } = bpe.toJSON().model as { vocab: Record<string, number>; merges: string[][] };
+    writeFileSync(join(old, 'vocab.json'), JSON.stringify(vocab));
+    writeFileSync(join(old, 'merges.txt'), `#version: 0.2\n${merges.map((pair) => `${pair.join(' ')}\n`).join('')}`);
+    const tokenizer = loadTokenizer(old);
+    expect([tokenizer.kind, tokenizer.eosId]).toEqual(['bpe', 2047]);
+    expect(tokenizer.encode(`${world}<|endoftext|>`)).toEqual(bpe.encode(`${world}<|endoftext|>`));
   });
 
   it('names the file and the reason when it cannot', () => {

@@ -6,6 +6,9 @@ export interface Tokenizer {
   readonly vocabSize: number;
   /** The id that ends a document, where the vocabulary has one. */
   readonly eosId?: number;
+  /** Ids that stand before a text that begins a document, where the vocabulary's post-processor puts some (Llama's `<s>`). */
+  readonly prefix?: readonly number[];
+  /** Ids of the text alone. */
   encode(text: string): Int32Array;
   /** Invalid UTF-8 (a character cut in the middle) becomes U+FFFD. Throws RangeError for an id outside the vocabulary. */
   decode(ids: ArrayLike<number>): string;

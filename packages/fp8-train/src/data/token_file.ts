@@ -30,10 +30,32 @@ export interface TokenFileInfo {
 
 /** SHA-256 (hex) of a tokenizer's JSON. */
 export const tokenizerHash = (tokenizer: Tokenizer): string =>
-  createHash('sha256').update(JSON.stringify(tokenizer.toJSON())).digest('hex');
+  createHash('sha256')
+    .update(`${JSON.stringify(tokenizer.toJSON())} ${tokenizer.eosId}`)
+    .digest('hex');
+
+/** The ids of a text: documents begin with the tokenizer's prefix, if it has one, and end with its eosId. */
+export function* encodeDocuments(
+  source: TextSource,
+  tokenizer: Tokenizer,
+): Generator<{ ids: Int32Array; text: string }> {
+  const { prefix = [], eosId } = tokenizer;
+  let begins = true;
+  for (const { text, endsDocument } of source.pieces()) {
+    const ids = tokenizer.encode(text);
+    const before = begins ? prefix : [];
+    const after = endsDocument && eosId !== undefined ? [eosId] : [];
+    begins = endsDocument;
+    const all = new Int32Array(before.length + ids.length + after.length);
+    all.set(before);
+    all.set(ids, before.length);
+    all.set(after, before.length + ids.length);
+    yield { text, ids: all };
+  }
+}
 
 /**
- * Tokenises text into `PATH.bin` and `PATH.json`, each aside and renamed. Documents end with the tokenizer's eosId.
+ * Tokenises text into `PATH.bin` and `PATH.json`, each aside and renamed. See `encodeDocuments`.
  * @param path without extension
  * @throws UserError when the text or the disk cannot be used
  */
@@ -59,9 +81,8 @@ export function writeTokenFile(
         writeFully(fd, bytes);
         numTokens += ids.length;
       };
-      for (const { text, endsDocument } of source.pieces()) {
-        put(tokenizer.encode(text));
-        if (endsDocument && tokenizer.eosId !== undefined) put([tokenizer.eosId]);
+      for (const { ids, text } of encodeDocuments(source, tokenizer)) {
+        put(ids);
         textBytes += Buffer.byteLength(text);
         onProgress?.(textBytes, source.numBytes);
       }

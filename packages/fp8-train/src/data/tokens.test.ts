@@ -54,6 +54,15 @@ describe('a token file', () => {
     expect(readdirSync(dir).sort()).toEqual(['x.bin', 'x.json']);
   });
 
+  it('begins each document with what the tokenizer puts before a text', () => {
+    writeFileSync(join(dir, 'two.jsonl'), '{"text": "ab"}\n{"text": "c"}\n');
+    const tokenizer = Object.assign(new ByteTokenizer(), { prefix: [7, 8] });
+    writeTokenFile(join(dir, 'two'), textSource(join(dir, 'two.jsonl')), tokenizer);
+    const data = new TokenDataset(join(dir, 'two'));
+    expect([...all(data)]).toEqual([7, 8, 97, 98, 256, 7, 8, 99, 256]);
+    data.close();
+  });
+
   it('is the same for text streamed from a large file as for the whole text', () => {
     const large = text.repeat(60); // several blocks of reading
     writeFileSync(join(dir, 'large.txt'), large);

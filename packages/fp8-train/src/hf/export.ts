@@ -85,8 +85,14 @@ function ownDtype({ checkpoint }: Weights): ExportDtype {
   return (Object.keys(exportDtypes) as ExportDtype[]).find((d) => exportDtypes[d].stored === only) ?? 'f32';
 }
 
+/** Ids of the tokens that begin and end a text, as far as the tokenizer has them. */
 function idsOf(tokenizer: Tokenizer | null): { bosId?: number; eosId?: number } {
-  return tokenizer?.eosId === undefined ? {} : { eosId: tokenizer.eosId };
+  if (!tokenizer) return {};
+  const { bos_token: bos } = tokenizer.toConfig() as { bos_token?: string | { content?: string } | null };
+  const content = typeof bos === 'string' ? bos : bos?.content;
+  const [bosId, ...more] = typeof content === 'string' ? tokenizer.encode(content) : [];
+  const { eosId, prefix = [] } = tokenizer;
+  return { bosId: more.length === 0 && bosId !== undefined ? bosId : prefix[0], eosId };
 }
 
 const generationConfig = ({ bos_token_id, eos_token_id }: Readonly<Record<string, unknown>>) => ({

@@ -71,11 +71,13 @@ export class HfFolder {
     const files = new Map<string, SafetensorsFile>();
     for (const [tensor, name] of Object.entries(map)) {
       if (typeof name !== 'string' || !isPlainFileName(name))
-        throw new UserError(`${origin} puts ${tensor} into ${JSON.stringify(name)}; only plain file names are allowed`);
+        throw new UserError(
+          `${origin} puts ${printable(tensor)} into ${printable(String(name))}; only plain file names are allowed`,
+        );
       const file = files.get(name) ?? this.open(name);
       files.set(name, file);
       if (!file.tensors.has(tensor))
-        throw new UserError(`${origin} says that ${tensor} is in ${name}, which has no such tensor`);
+        throw new UserError(`${origin} says that ${printable(tensor)} is in ${name}, which has no such tensor`);
       this.holders.set(tensor, file);
     }
   }
@@ -104,9 +106,12 @@ export function readJsonFile(path: string): unknown {
     if (typeof value !== 'object' || value === null) throw new UserError(`${path} holds no JSON object`);
     return value;
   } catch (error) {
-    if (error instanceof SyntaxError) throw new UserError(`${path} is not valid JSON: ${error.message.slice(0, 120)}`);
+    if (error instanceof SyntaxError) throw new UserError(`${path} is not valid JSON: ${printable(error.message)}`);
     throw error;
   } finally {
     closeSync(fd);
   }
 }
+
+/** Text from a file, as part of one line: short, without control characters. */
+const printable = (text: string): string => JSON.stringify(text.slice(0, 160)).slice(1, -1).replaceAll('\\"', '"');

@@ -18,7 +18,8 @@ export function transpose(bytes: Uint8Array, rows: number, columns: number, widt
     const r1 = Math.min(rows, r0 + edge);
     for (let c0 = 0; c0 < columns; c0 += edge) {
       const c1 = Math.min(columns, c0 + edge);
-      for (let r = r0; r < r1; r++) for (let c = c0; c < c1; c++) y[c * rows + r] = x[r * columns + c];
+      // Writes run on; the other way round takes twice the time.
+      for (let c = c0; c < c1; c++) for (let r = r0; r < r1; r++) y[c * rows + r] = x[r * columns + c];
     }
   }
 }

@@ -3,7 +3,15 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { sizeOf, UserError } from 'fp8-core';
-import { fromHfConfig, type HfFamily, hfShape, loadTokenizer, type TensorMap, type Tokenizer } from 'fp8-models';
+import {
+  fromHfConfig,
+  hasTokenizer,
+  type HfFamily,
+  hfShape,
+  loadTokenizer,
+  type TensorMap,
+  type Tokenizer,
+} from 'fp8-models';
 import { type TensorInfo, tensorBytes } from '../files/index.ts';
 import type { Weights } from '../weights.ts';
 import { HfFolder, readJsonFile } from './folder.ts';
@@ -135,11 +143,11 @@ function checkFinite(bytes: Uint8Array, { theirs, dtype }: TensorMap & TensorInf
 }
 
 function tokenizerOf(path: string, vocabSize: number): Tokenizer | null {
-  if (!existsSync(join(path, 'tokenizer.json'))) return null;
+  if (!hasTokenizer(path)) return null;
   const tokenizer = loadTokenizer(path);
   if (tokenizer.vocabSize > vocabSize)
     throw new UserError(
-      `${path}: its tokenizer.json has ${tokenizer.vocabSize} ids, its config.json a vocabulary of ${vocabSize}`,
+      `${path}: its tokenizer has ${tokenizer.vocabSize} ids, its config.json a vocabulary of ${vocabSize}`,
     );
   return tokenizer;
 }
