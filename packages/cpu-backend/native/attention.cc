@@ -102,9 +102,18 @@ void append(const HeadView& to, const HeadView& from, const AttentionArgs& x) {
     }
 }
 
+/// The variant for the whole of a training sequence. A null dy is a forward's.
+const AttentionKernels& tableFor(const AttentionArgs& x) {
+#if defined(__x86_64__)
+  const auto bf16 = [](const HeadView& h) { return !h.data || h.dtype == DType::bf16; };
+  if (preferDot() && x.scale > 0 && bf16(x.q) && bf16(x.k) && bf16(x.v) && bf16(x.y) && bf16(x.dy)) return attentionDot();
+#endif
+  return attentionTable();
+}
+
 /// Tasks that share the packed keys of one head.
 int64_t tasksOfHead(const AttentionArgs& x, const AttentionKernels& k) {
-  return x.batch > 0 ? k.forwardTasks(x) / (x.batch * x.heads) : 1;
+  return x.batch > 0 ? k.queryTasks(x) / (x.batch * x.heads) : 1;
 }
 
 }  // namespace
@@ -114,8 +123,8 @@ void attention_forward(const Tensor& y, const Tensor& lse, const Tensor& qkv, in
   checkShape(seq, batch, heads, kv_heads, head_dim);
   AttentionArgs x = argsOf(y, qkv, seq, batch, heads, kv_heads, head_dim, softmax_scale);
   x.lse = lse.as<float>();
-  const AttentionKernels& k = attentionTable();
-  split(x, k.forwardTasks(x), k.forwardScratch(x), tasksOfHead(x, k), k.forward);
+  const AttentionKernels& k = tableFor(x);
+  split(x, k.queryTasks(x), k.forwardScratch(x), tasksOfHead(x, k), k.forward);
 }
 
 void attention_backward(const Tensor& dqkv, const Tensor& dy, const Tensor& y, const Tensor& lse, const Tensor& qkv,
@@ -130,7 +139,7 @@ void attention_backward(const Tensor& dqkv, const Tensor& dy, const Tensor& y, c
   x.dy = d.y;
   x.lse = lse.as<float>();
   if (seq == 0 || batch == 0) return;
-  const AttentionKernels& k = attentionTable();
+  const AttentionKernels& k = tableFor(x);
   const int64_t pairs = batch * kv_heads, threads = numThreads(), floats = k.backwardScratch(x);
   // Five products a block over whole pairs, or seven over finer tasks: whichever leaves the busiest thread less to do.
   const int64_t wholeRounds = (pairs + threads - 1) / threads;
@@ -162,7 +171,7 @@ void attention_cached(const Tensor& y, const Tensor& keys, const Tensor& values,
   append(x.v, newV, x);
   const AttentionKernels& k = attentionTable();
   // A prompt goes through the blocked kernel; a few tokens read the cache in place.
-  if (seq * (heads / kv_heads) > 16) split(x, k.forwardTasks(x), k.forwardScratch(x), tasksOfHead(x, k), k.forward);
+  if (seq * (heads / kv_heads) > 16) split(x, k.queryTasks(x), k.forwardScratch(x), tasksOfHead(x, k), k.forward);
   else split(x, batch * kv_heads, k.cachedScratch(x), 1, k.cached);
 }
 

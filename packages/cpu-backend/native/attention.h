@@ -1,5 +1,5 @@
-// Inside the CPU backend's attention: what the instruction-set variants (attention_generic.cc, _avx2.cc, _avx512.cc)
-// share with attention.cc, which checks the arguments, splits the work over threads and picks a variant.
+// Inside the CPU backend's attention: what the instruction-set variants (attention_generic.cc, _avx2.cc, _avx512.cc,
+// _avx512bf16.cc) share with attention.cc, which checks the arguments, splits the work over threads and picks a variant.
 #pragma once
 #include "table.h"
 #include "tensor.h"
@@ -27,8 +27,7 @@ struct AttentionArgs {
 
 /// One variant. `scratch` is 64-byte aligned, one thread's own; its size in floats comes from the function named so.
 struct AttentionKernels {
-  /// Tasks [begin, end) of forwardTasks(): one query block of one head each. Any split gives the same bits.
-  int64_t (*forwardTasks)(const AttentionArgs&);
+  /// Tasks [begin, end) of queryTasks(): one query block of one head each. Any split gives the same bits.
   int64_t (*forwardScratch)(const AttentionArgs&);
   void (*forward)(const AttentionArgs&, float* scratch, int64_t begin, int64_t end);
 
@@ -42,11 +41,17 @@ struct AttentionKernels {
   void (*backwardQueries)(const AttentionArgs&, float* scratch, int64_t begin, int64_t end);
   void (*backwardKeys)(const AttentionArgs&, float* scratch, int64_t begin, int64_t end);
 
-  /// Few queries against a long cache, (batch, kv head) pairs [begin, end): reads the cache in place, in order.
+  /// Few queries against a long cache, (batch, kv head) pairs [begin, end): reads the cache in place, in order. Null in
+  /// attentionDot().
   int64_t (*cachedScratch)(const AttentionArgs&);
   void (*cached)(const AttentionArgs&, float* scratch, int64_t begin, int64_t end);
 };
 
 FP8_TABLE(AttentionKernels, attention)
+
+#if defined(__x86_64__)
+/// Products of bf16 pairs by vdpbf16ps; needs hasDot() (isa.h), q, k, v, y and dy in bf16, scale > 0 and offset 0.
+const AttentionKernels& attentionDot();
+#endif
 
 }  // namespace fp8lm

@@ -23,12 +23,21 @@ constexpr vi kLaneIndex = {0, 1, 2, 3};
 
 #include "attention_backward.inl"
 
+#include "attention_tasks.inl"
+
 #include "attention_cached.inl"
 
 }  // namespace
 
-const AttentionKernels attention = {forwardTasks,  forwardScratch, forward,  BackwardPair::floats,
-                                    backwardPairs, queryTasks,     keyTasks, backwardQueries,
-                                    backwardKeys,  cachedScratch,  cached};
+const AttentionKernels attention = {forwardScratch,
+                                    forward<PackedKeys>,
+                                    BackwardPair::floats,
+                                    backwardPairs<BackwardPair>,
+                                    queryTasks,
+                                    keyTasks,
+                                    backwardQueries<BackwardPair>,
+                                    backwardKeys<BackwardPair>,
+                                    cachedScratch,
+                                    cached};
 
 }  // namespace fp8lm::FP8_VEC

@@ -2,9 +2,7 @@
 //
 //   delta_i = dy_i . y_i     dV = P^T dY     dS = P (dY V^T - delta)     dQ = scale dS K     dK = dS^T (scale Q)
 //
-// Key blocks are the outer loop, query blocks the inner one. dK and dV of a kv head gather the heads of its group in
-// order, dQ its key blocks in order. The finer tasks keep both orders, so every way of splitting the work gives the
-// same bits.
+// One block of queries against one of keys; attention_tasks.inl has the loops over them.
 
 /// All operands of one (batch, kv head) and one of its query heads, packed.
 struct BackwardPair {
@@ -113,69 +111,4 @@ struct BackwardPair {
       writeRow(x.dv, j, b, kvHead, x.dim, dv + j * width, 1.0f);
     }
   }
-
-  /// The first query block that sees key j0.
-  static int64_t firstBlock(const AttentionArgs& x, int64_t j0) { return most(0, j0 - x.offset) / kBlock * kBlock; }
 };
-
-inline void backwardPairs(const AttentionArgs& x, float* scratch, int64_t begin, int64_t end) {
-  BackwardPair pair(x, scratch);
-  for (int64_t task = begin; task < end; task++) {
-    const int64_t b = task / x.kvHeads, kvHead = task % x.kvHeads;
-    pair.packKeys(x, b, kvHead);
-    clear(pair.dk, 2 * pair.keys * pair.width);  // dk and dv
-    for (int64_t head = kvHead * x.group(); head < (kvHead + 1) * x.group(); head++) {
-      pair.packQueries(x, b, head);
-      clear(pair.dq, pair.queries * pair.width);
-      for (int64_t j0 = 0; j0 < x.keys; j0 += kBlock)
-        for (int64_t i0 = pair.firstBlock(x, j0); i0 < x.queries; i0 += kBlock) pair.block(x, i0, j0, true, true);
-      pair.writeQueries(x, b, head, 0, x.queries);
-    }
-    pair.writeKeys(x, b, kvHead, 0, x.keys);
-  }
-}
-
-inline int64_t queryTasks(const AttentionArgs& x) { return x.batch * x.heads * blocksOf(x.queries); }
-inline int64_t keyTasks(const AttentionArgs& x) { return x.batch * x.kvHeads * blocksOf(x.keys); }
-
-inline void backwardQueries(const AttentionArgs& x, float* scratch, int64_t begin, int64_t end) {
-  BackwardPair pair(x, scratch);
-  const int64_t blocks = blocksOf(x.queries);
-  int64_t readyPair = -1, readyHead = -1;
-  for (int64_t task = begin; task < end; task++) {
-    const int64_t all = task / blocks, b = all / x.heads, head = all % x.heads, kvHead = head / x.group();
-    const int64_t i0 = unfold(task % blocks, blocks) * kBlock;
-    if (b * x.kvHeads + kvHead != readyPair) pair.packKeys(x, b, kvHead);
-    if (all != readyHead) {
-      pair.packQueries(x, b, head);
-      clear(pair.dq, pair.queries * pair.width);
-    }
-    readyPair = b * x.kvHeads + kvHead;
-    readyHead = all;
-    for (int64_t j0 = 0; j0 < x.keys && pair.firstBlock(x, j0) <= i0; j0 += kBlock) pair.block(x, i0, j0, true, false);
-    pair.writeQueries(x, b, head, i0, least(kBlock, x.queries - i0));
-  }
-}
-
-inline void backwardKeys(const AttentionArgs& x, float* scratch, int64_t begin, int64_t end) {
-  BackwardPair pair(x, scratch);
-  const int64_t blocks = blocksOf(x.keys);
-  // Heads outside, key blocks inside: each head of a pair is packed once a run of tasks on that pair.
-  for (int64_t task = begin; task < end;) {
-    const int64_t all = task / blocks, b = all / x.kvHeads, kvHead = all % x.kvHeads;
-    const int64_t last = least(end, (all + 1) * blocks);
-    pair.packKeys(x, b, kvHead);
-    clear(pair.dk, 2 * pair.keys * pair.width);
-    for (int64_t head = kvHead * x.group(); head < (kvHead + 1) * x.group(); head++) {
-      pair.packQueries(x, b, head);
-      for (int64_t t = task; t < last; t++) {
-        const int64_t j0 = unfold(t % blocks, blocks) * kBlock;
-        for (int64_t i0 = pair.firstBlock(x, j0); i0 < x.queries; i0 += kBlock) pair.block(x, i0, j0, false, true);
-      }
-    }
-    for (; task < last; task++) {
-      const int64_t j0 = unfold(task % blocks, blocks) * kBlock;
-      pair.writeKeys(x, b, kvHead, j0, least(kBlock, x.keys - j0));
-    }
-  }
-}

@@ -4,7 +4,7 @@
 //   instruction
 //                                    set, 1 and 2 threads, guard bytes around every buffer, gradients by finite
 //                                    differences
-//   attention_bench --bench [name]   GFLOP/s beside the FMA peak, GB/s beside a copy, measured in the same run
+//   attention_bench --bench [name]   GFLOP/s beside the peak (of the dot product if it is in use), GB/s beside a copy, measured in the same run
 //
 // A process fixes its instruction set once, so --check forks a child for each.
 #include <sys/wait.h>
@@ -36,8 +36,8 @@ int checkOne(const std::string& only) {
     if (!only.empty() && only != c.name) continue;
     counter = {};
     c.run();
-    std::printf("%-8s %d threads  %-20s %5lld checks, %lld failed, worst %.2f of the tolerance\n", isaName(isa()),
-                numThreads(), c.name, static_cast<long long>(counter.checks), static_cast<long long>(counter.failures),
+    std::printf("%-8s %s %d threads  %-20s %5lld checks, %lld failed, worst %.2f of the tolerance\n", isaName(isa()),
+                preferDot() ? "dot" : "fma", numThreads(), c.name, static_cast<long long>(counter.checks), static_cast<long long>(counter.failures),
                 counter.worst);
     std::fflush(stdout);
     if (counter.failures) return 1;
@@ -45,16 +45,23 @@ int checkOne(const std::string& only) {
   return 0;
 }
 
+/// An instruction set, and whether products of bf16 use the dot product.
+struct Variant {
+  Isa isa;
+  const char* gemm;
+};
+
 int checkAll(const std::string& only) {
   int failed = 0;
-  for (Isa variant : {Isa::generic, Isa::avx2, Isa::avx512})
+  for (const Variant v : {Variant{Isa::generic, "fma"}, {Isa::avx2, "fma"}, {Isa::avx512, "fma"}, {Isa::avx512, "dot"}})
     for (int threads : {1, 2}) {
       std::fflush(stdout);
       const pid_t child = fork();
       if (child == 0) {
-        setenv("FP8_ISA", isaName(variant), 1);
+        setenv("FP8_ISA", isaName(v.isa), 1);
+        setenv("FP8_GEMM", v.gemm, 1);
         setNumThreads(threads);
-        if (variant > bestIsa()) std::exit(0);
+        if (v.isa > bestIsa() || (std::string(v.gemm) == "dot" && !hasDot())) std::exit(0);
         std::exit(checkOne(only));
       }
       int status = 0;
@@ -66,8 +73,8 @@ int checkAll(const std::string& only) {
 }
 
 void benchAttention() {
-  const double peak = measurePeakGflops(false, 0.3);
-  std::printf("FMA peak %.0f GFLOP/s on %d threads (%s)\n", peak, numThreads(), isaName(isa()));
+  const double peak = measurePeakGflops(true, 0.3);
+  std::printf("peak %.0f GFLOP/s on %d threads (%s)\n", peak, numThreads(), isaName(isa()));
   struct Shape {
     int64_t seq, batch, heads, kvHeads, dim;
   };

@@ -2,12 +2,6 @@
 // with a running maximum m and denominator l a row, so that no T x T matrix exists. Blocks above the diagonal are
 // skipped, and within a diagonal block each group of kRows queries only sees the columns it needs.
 
-/// Query block of folded position f: 0, n - 1, 1, n - 2, … so that any run of tasks mixes short and long rows.
-inline int64_t unfold(int64_t f, int64_t blocks) { return f % 2 == 0 ? f / 2 : blocks - 1 - f / 2; }
-
-inline int64_t blocksOf(int64_t n) { return (n + kBlock - 1) / kBlock; }
-inline int64_t widthOf(const AttentionArgs& x) { return roundUp(x.dim, kLanes); }
-
 /// K as panels and V as rows, of one (batch, kv head).
 struct PackedKeys {
   float *panels, *values;
@@ -17,8 +11,8 @@ struct PackedKeys {
   PackedKeys(const AttentionArgs& x, float* scratch)
       : panels(scratch), values(scratch + floats(x) / 2), width(widthOf(x)) {}
 
-  void pack(const AttentionArgs& x, int64_t pair) {
-    const int64_t b = pair / x.kvHeads, head = pair % x.kvHeads, padded = roundUp(x.keys, kLanes);
+  void pack(const AttentionArgs& x, int64_t b, int64_t head) {
+    const int64_t padded = roundUp(x.keys, kLanes);
     packRows(values, width, padded, x.k, b, head, x.dim, 0, x.keys);  // K passes through the place of V
     packPanels(panels, values, width, x.keys);
     packRows(values, width, padded, x.v, b, head, x.dim, 0, x.keys);
@@ -50,8 +44,6 @@ static void softmaxRows(float* s, int64_t columns, float* m, float* l, float* fa
     store(l + r * kLanes, total);
   }
 }
-
-inline int64_t forwardTasks(const AttentionArgs& x) { return x.batch * x.heads * blocksOf(x.queries); }
 
 inline int64_t forwardScratch(const AttentionArgs& x) {
   return PackedKeys::floats(x) + 2 * kBlock * widthOf(x) + kRows * kBlock + kBlock * (kLanes + 1);
@@ -90,19 +82,5 @@ inline void forwardBlock(const AttentionArgs& x, const PackedKeys& packed, float
     const float total = reduceAdd(load(l + i * kLanes));
     writeRow(x.y, i0 + i, b, head, x.dim, out + i * width, 1.0f / total);
     if (x.lse) x.lse[(b * x.heads + head) * x.queries + i0 + i] = m[i] + __builtin_logf(total);
-  }
-}
-
-inline void forward(const AttentionArgs& x, float* scratch, int64_t begin, int64_t end) {
-  PackedKeys packed(x, scratch);
-  float* rest = scratch + PackedKeys::floats(x);
-  const int64_t blocks = blocksOf(x.queries), group = x.group();
-  int64_t ready = -1;
-  for (int64_t task = begin; task < end; task++) {
-    const int64_t b = task / blocks / x.heads, head = task / blocks % x.heads;
-    const int64_t pair = b * x.kvHeads + head / group, i0 = unfold(task % blocks, blocks) * kBlock;
-    if (pair != ready) packed.pack(x, pair);
-    ready = pair;
-    forwardBlock(x, packed, rest, b, head, i0, least(kBlock, x.queries - i0));
   }
 }

@@ -3,11 +3,14 @@
 
 inline int64_t roundUp(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
-/// Keys and queries a block. 96 is a multiple of every kRows (4, 6, 12) and of 16.
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
+/// Keys and queries a block. 96 is a multiple of every kRows (4, 6, 12; 8 in the dot variant) and of 16.
 constexpr int64_t kBlock = 96;
+
+inline int64_t blocksOf(int64_t n) { return (n + kBlock - 1) / kBlock; }
+inline int64_t widthOf(const AttentionArgs& x) { return roundUp(x.dim, kLanes); }
 
 inline void* rowOf(const HeadView& x, int64_t t, int64_t b, int64_t head, int64_t dim) {
   return static_cast<char*>(x.data) + (t * x.step + b * x.batchStep + head * dim) * bytesOf(x.dtype);

@@ -1,0 +1,49 @@
+// Operands of the dot variant: bf16 as stored, exact. A head's rows become, padded with zeros,
+//   rows     [t][width]                  pairs along d: the left operand of Q K^T and dO V^T
+//   panels   [block][width / 2][kBlock]  dwords, the transposed rows of a block: their right operand
+//   zipped   [t / 2][width]              dwords (row t, row t + 1): the right operand of P V, dS K, P^T dO and dS^T Q
+
+inline int64_t dotWidth(const AttentionArgs& x) { return roundUp(x.dim, 32); }
+
+/// Rows t0 .. t0 + count, zero from there to row `padded`.
+inline void packBf16Rows(uint16_t* out, int64_t width, int64_t padded, const HeadView& x, int64_t b, int64_t head,
+                         int64_t dim, int64_t t0, int64_t count) {
+  constexpr int64_t ahead = 12;  // as in packRows
+  for (int64_t i = 0; i < count; i++) {
+    if (i + ahead < count) prefetchRow(rowOf(x, t0 + i + ahead, b, head, dim), dim * 2);
+    const uint16_t* row = static_cast<const uint16_t*>(rowOf(x, t0 + i, b, head, dim));
+    for (int64_t d = 0; d < width; d += 32)
+      _mm512_storeu_si512(out + i * width + d, _mm512_maskz_loadu_epi16(lanesBefore(dim - d), row + d));
+  }
+  if (padded > count) memset(out + count * width, 0, size_t((padded - count) * width) * sizeof(uint16_t));
+}
+
+/// Packed rows (count padded to 16) to panels.
+inline void packDotPanels(uint32_t* panels, const uint16_t* rows, int64_t width, int64_t count) {
+  const int64_t pairs = width / 2;
+  for (int64_t t = 0; t < count; t += kWidth) {
+    uint32_t* panel = panels + t / kBlock * pairs * kBlock + t % kBlock;
+    for (int64_t d = 0; d < pairs; d += kWidth)
+      transposeTile(reinterpret_cast<const float*>(rows + t * width + 2 * d), pairs,
+                    reinterpret_cast<float*>(panel + d * kBlock), kBlock);
+  }
+}
+
+alignas(64) constexpr uint16_t kZipLow[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                                              8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+alignas(64) constexpr uint16_t kZipHigh[32] = {16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55,
+                                               24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63};
+
+/// Two rows of 32 to pairs: out[j] = (even[j], odd[j]).
+FP8_INLINE void zip(uint32_t* out, __m512i even, __m512i odd) {
+  _mm512_storeu_si512(out, _mm512_permutex2var_epi16(even, _mm512_load_si512(kZipLow), odd));
+  _mm512_storeu_si512(out + 16, _mm512_permutex2var_epi16(even, _mm512_load_si512(kZipHigh), odd));
+}
+
+/// Packed rows (count padded to 2) to pairs of rows.
+inline void zipRows(uint32_t* out, const uint16_t* rows, int64_t width, int64_t count) {
+  for (int64_t t = 0; t < count; t += 2)
+    for (int64_t d = 0; d < width; d += 32)
+      zip(out + t / 2 * width + d, _mm512_loadu_si512(rows + t * width + d),
+          _mm512_loadu_si512(rows + (t + 1) * width + d));
+}
