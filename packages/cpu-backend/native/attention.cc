@@ -2,40 +2,22 @@
 // attention_*.inl.
 #include "attention.h"
 
-#include <cstdlib>
 #include <cstring>
-#include <memory>
-#include <new>
 #include <stdexcept>
 #include <string>
 
 #include "float8.h"
+#include "huge.h"
 #include "kernels.gen.h"
 #include "threads.h"
 
 namespace fp8lm {
 namespace {
 
-struct Free {
-  void operator()(float* p) const { std::free(p); }
-};
-
 /// Scratch of all threads, kept by the calling thread from call to call and only grown: `floats` each, 64-byte aligned.
 float* scratchFor(int threads, int64_t floats) {
-  thread_local std::unique_ptr<float, Free> kept;
-  thread_local size_t size = 0;
-  const size_t need = size_t(threads) * size_t(floats) * sizeof(float);
-  if (need > size) {
-    constexpr size_t page = size_t(2) << 20;  // huge pages, if the system gives them on alignment
-    const size_t unit = need < page ? 64 : page;
-    kept.reset();
-    size = 0;
-    const size_t bytes = (need + unit - 1) / unit * unit;
-    kept.reset(static_cast<float*>(std::aligned_alloc(unit, bytes)));
-    if (!kept) throw std::bad_alloc();
-    size = bytes;
-  }
-  return kept.get();
+  thread_local HugeBuffer kept;
+  return reinterpret_cast<float*>(kept.atLeast(size_t(threads) * size_t(floats) * sizeof(float)));
 }
 
 int64_t padded(int64_t floats) { return (floats + 31) / 16 * 16; }

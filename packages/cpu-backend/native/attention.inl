@@ -19,6 +19,8 @@ constexpr vi kLaneIndex = {0, 1, 2, 3};
 
 #include "attention_pack.inl"
 
+#include "attention_ahead.inl"
+
 #include "attention_forward.inl"
 
 #include "attention_backward.inl"

@@ -20,6 +20,8 @@ constexpr vi kLaneIndex = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
 
 #include "attention_pack.inl"
 
+#include "attention_ahead.inl"
+
 #include "attention_dot_tile.inl"
 
 #include "attention_dot_pack.inl"

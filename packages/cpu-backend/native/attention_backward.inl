@@ -6,6 +6,7 @@
 
 /// All operands of one (batch, kv head) and one of its query heads, packed.
 struct BackwardPair {
+  static constexpr int64_t kRowGroup = kRows;
   int64_t width, queries, keys;  // the latter two padded to whole blocks
   float *k, *kPanels, *vPanels;  // per pair
   float *q, *dy, *lse, *delta;   // per head; q carries the softmax scale
@@ -60,12 +61,14 @@ struct BackwardPair {
 
   /// One block of queries (from i0) against one of keys (from j0): adds to dq (if wantQueries) and to dk and dv (if
   /// wantKeys).
-  void block(const AttentionArgs& x, int64_t i0, int64_t j0, bool wantQueries, bool wantKeys) {
+  void block(const AttentionArgs& x, int64_t i0, int64_t j0, bool wantQueries, bool wantKeys,
+             RowsAhead& ahead) {
     const int64_t rows = least(kBlock, x.queries - i0), cols = least(kBlock, x.keys - j0);
     const int64_t diagonal = x.offset + i0 - j0;  // row r sees columns 0 .. diagonal + r
     for (int64_t r0 = 0; r0 < rows; r0 += kRows) {
       const int64_t seen = least(diagonal + r0 + kRows, cols);
       if (seen <= 0) continue;
+      ahead.fetch();
       const int64_t padded = roundUp(seen, kLanes);
       rowGroup<false, Into::store>(q + (i0 + r0) * width, width, kPanels + j0 * width, kBlock, x.dim, p + r0 * kBlock,
                                    kBlock, padded);

@@ -4,6 +4,7 @@
 
 /// All operands of one (batch, kv head) and one of its query heads, packed.
 struct DotPair {
+  static constexpr int64_t kRowGroup = kDotRows;
   int64_t width, queries, keys;               // the latter two padded to whole blocks
   uint32_t *kZipped, *kPanels, *vPanels;      // per pair
   uint32_t *q, *qZipped, *dy, *dyZipped;      // per head
@@ -75,13 +76,15 @@ struct DotPair {
 
   /// One block of queries (from i0) against one of keys (from j0): adds to dq (if wantQueries) and to dk and dv (if
   /// wantKeys).
-  void block(const AttentionArgs& x, int64_t i0, int64_t j0, bool wantQueries, bool wantKeys) {
+  void block(const AttentionArgs& x, int64_t i0, int64_t j0, bool wantQueries, bool wantKeys,
+             RowsAhead& ahead) {
     const int64_t rows = least(kBlock, x.queries - i0), cols = least(kBlock, x.keys - j0), half = width / 2;
     const int64_t columns = roundUp(x.dim, kLanes), depth = (x.dim + 1) / 2;
     const int64_t diagonal = i0 - j0;  // row r sees columns 0 .. diagonal + r
     for (int64_t r0 = 0; r0 < rows; r0 += kDotRows) {
       const int64_t seen = least(diagonal + r0 + kDotRows, cols);
       if (seen <= 0) continue;
+      ahead.fetch();
       const int64_t padded = roundUp(seen, kLanes);
       dotRows<false, Into::store>(q + (i0 + r0) * half, half, kPanels + j0 * half, kBlock, depth, s, kBlock, padded);
       dotRows<false, Into::store>(dy + (i0 + r0) * half, half, vPanels + j0 * half, kBlock, depth, dp, kBlock, padded);
@@ -137,13 +140,13 @@ struct DotPair {
   }
 
   void writeQueries(const AttentionArgs& x, int64_t b, int64_t head, int64_t i0, int64_t count) {
-    for (int64_t i = i0; i < i0 + count; i++) writeRow(x.dq, i, b, head, x.dim, dq + i * width, x.scale);
+    for (int64_t i = i0; i < i0 + count; i++) writeDotRow(x.dq, i, b, head, x.dim, dq + i * width, x.scale);
   }
 
   void writeKeys(const AttentionArgs& x, int64_t b, int64_t kvHead, int64_t j0, int64_t count) {
     for (int64_t j = j0; j < j0 + count; j++) {
-      writeRow(x.dk, j, b, kvHead, x.dim, dk + j * width, x.scale);
-      writeRow(x.dv, j, b, kvHead, x.dim, dv + j * width, 1.0f);
+      writeDotRow(x.dk, j, b, kvHead, x.dim, dk + j * width, x.scale);
+      writeDotRow(x.dv, j, b, kvHead, x.dim, dv + j * width, 1.0f);
     }
   }
 };

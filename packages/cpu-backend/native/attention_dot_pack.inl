@@ -9,13 +9,15 @@ inline int64_t dotWidth(const AttentionArgs& x) { return roundUp(x.dim, 32); }
 inline void packBf16Rows(uint16_t* out, int64_t width, int64_t padded, const HeadView& x, int64_t b, int64_t head,
                          int64_t dim, int64_t t0, int64_t count) {
   constexpr int64_t ahead = 12;  // as in packRows
-  for (int64_t i = 0; i < count; i++) {
-    if (i + ahead < count) prefetchRow(rowOf(x, t0 + i + ahead, b, head, dim), dim * 2);
-    const uint16_t* row = static_cast<const uint16_t*>(rowOf(x, t0 + i, b, head, dim));
-    for (int64_t d = 0; d < width; d += 32)
-      _mm512_storeu_si512(out + i * width + d, _mm512_maskz_loadu_epi16(lanesBefore(dim - d), row + d));
+  const uint16_t* row = static_cast<const uint16_t*>(rowOf(x, t0, b, head, dim));
+  const uint32_t tail = lanesBefore(dim % 32);
+  for (int64_t i = 0; i < count; i++, row += x.step, out += width) {
+    if (i + ahead < count) prefetchRow(row + ahead * x.step, dim * 2);
+    int64_t d = 0;
+    for (; d + 32 <= dim; d += 32) _mm512_storeu_si512(out + d, _mm512_loadu_si512(row + d));
+    if (d < dim) _mm512_storeu_si512(out + d, _mm512_maskz_loadu_epi16(tail, row + d));
   }
-  if (padded > count) memset(out + count * width, 0, size_t((padded - count) * width) * sizeof(uint16_t));
+  if (padded > count) memset(out, 0, size_t((padded - count) * width) * sizeof(uint16_t));
 }
 
 /// Packed rows (count padded to 16) to panels.
@@ -46,4 +48,15 @@ inline void zipRows(uint32_t* out, const uint16_t* rows, int64_t width, int64_t 
     for (int64_t d = 0; d < width; d += 32)
       zip(out + t / 2 * width + d, _mm512_loadu_si512(rows + t * width + d),
           _mm512_loadu_si512(rows + (t + 1) * width + d));
+}
+
+/// One row of a head times factor.
+FP8_INLINE void writeDotRow(const HeadView& x, int64_t t, int64_t b, int64_t head, int64_t dim, const float* from,
+                            float factor) {
+  if (x.dtype != DType::bf16) return writeRow(x, t, b, head, dim, from, factor);
+  uint16_t* row = static_cast<uint16_t*>(rowOf(x, t, b, head, dim));
+  for (int64_t d = 0; d < dim; d += 32) {
+    const vf low = loadRegister<vf>(from + d) * splat(factor), high = loadRegister<vf>(from + d + kLanes) * splat(factor);
+    _mm512_mask_storeu_epi16(row + d, lanesBefore(dim - d), toBf16(low, high));
+  }
 }

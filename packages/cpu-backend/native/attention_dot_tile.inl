@@ -82,3 +82,19 @@ FP8_INLINE uint32_t lanesBefore(int64_t seen) {
 
 /// 32 floats to bf16, rounded to nearest even.
 FP8_INLINE __m512i toBf16(vf low, vf high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
+
+/// Lane r: the largest lane of top[r]; lanes from 8 on repeat them. Rows meet in pairs, then in fours, then in eights.
+FP8_INLINE vf maxOfRows(const vf* top) {
+  vf two[4], four[2];
+  for (int i = 0; i < 4; i++) {
+    const vf a = top[2 * i], b = top[2 * i + 1];
+    two[i] = reg::max(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+  }
+  for (int i = 0; i < 2; i++) {
+    const vf a = two[2 * i], b = two[2 * i + 1];
+    four[i] = reg::max(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+  }
+  const vf eight = reg::max(_mm512_unpacklo_ps(four[0], four[1]), _mm512_unpackhi_ps(four[0], four[1]));
+  const vf all = reg::max(eight, _mm512_permute_ps(eight, 0x4e));
+  return _mm512_permutexvar_ps((__m512i)vi{0, 4, 8, 12, 1, 5, 9, 13, 0, 4, 8, 12, 1, 5, 9, 13}, all);
+}

@@ -4,6 +4,7 @@
 
 /// K as panels and V as rows, of one (batch, kv head).
 struct PackedKeys {
+  static constexpr int64_t kRowGroup = kRows, kPass = kBlock;  // queries and keys at a time
   float *panels, *values;
   int64_t width;
   static int64_t floats(const AttentionArgs& x) { return 2 * blocksOf(x.keys) * kBlock * widthOf(x); }
@@ -51,7 +52,7 @@ inline int64_t forwardScratch(const AttentionArgs& x) {
 
 /// One query block (rows i0 .. i0 + count of one head) against all keys it sees.
 inline void forwardBlock(const AttentionArgs& x, const PackedKeys& packed, float* scratch, int64_t b, int64_t head,
-                         int64_t i0, int64_t count) {
+                         int64_t i0, int64_t count, RowsAhead& ahead) {
   const int64_t width = packed.width, padded = roundUp(count, kRows);
   float* q = scratch;
   float* out = q + kBlock * width;
@@ -70,6 +71,7 @@ inline void forwardBlock(const AttentionArgs& x, const PackedKeys& packed, float
       const int64_t first = x.offset + i0 + r0 - j0;  // last column that the group's first row sees
       const int64_t seen = least(first + kRows, least(kBlock, x.keys - j0));
       if (seen <= 0) continue;
+      ahead.fetch();
       const int64_t columns = roundUp(seen, kLanes);
       rowGroup<false, Into::store>(q + r0 * width, width, keys, kBlock, x.dim, s, kBlock, columns);
       for (int64_t r = 0; r < kRows; r++)

@@ -18,19 +18,30 @@ inline int64_t firstBlock(const AttentionArgs& x, int64_t j0) { return most(0, j
 template <class Keys> void forward(const AttentionArgs& x, float* scratch, int64_t begin, int64_t end) {
   Keys keys(x, scratch);
   float* rest = scratch + Keys::floats(x);
+  RowsAhead ahead;
   const int64_t blocks = blocksOf(x.queries);
+  const auto groupsOf = [](int64_t n, int64_t unit) { return (n + unit - 1) / unit; };
   int64_t ready = -1;
-  for (int64_t task = begin; task < end; task++) {
-    const int64_t b = task / blocks / x.heads, head = task / blocks % x.heads;
-    const int64_t pair = b * x.kvHeads + head / x.group(), i0 = unfold(task % blocks, blocks) * kBlock;
-    if (pair != ready) keys.pack(x, b, head / x.group());
-    ready = pair;
-    forwardBlock(x, keys, rest, b, head, i0, least(kBlock, x.queries - i0));
+  for (int64_t task = begin; task < end;) {  // the tasks of a head
+    const int64_t all = task / blocks, b = all / x.heads, head = all % x.heads, kvHead = head / x.group();
+    const int64_t last = least(end, (all + 1) * blocks);
+    const auto from = [&](int64_t t) { return unfold(t % blocks, blocks) * kBlock; };
+    const auto count = [&](int64_t t) { return least(kBlock, x.queries - from(t)); };
+    if (b * x.kvHeads + kvHead != ready) keys.pack(x, b, kvHead);
+    ready = b * x.kvHeads + kvHead;
+    int64_t steps = 0;
+    for (int64_t t = task; t < last; t++)
+      steps += groupsOf(count(t), Keys::kRowGroup) * groupsOf(x.offset + from(t) + count(t), Keys::kPass);
+    ahead.start(steps);
+    if (last < end) ahead.addQueries(x, all + 1, (all + 1) / x.group() != all / x.group());
+    ahead.add(x.y, b, head, x.dim, 0, x.queries, true);
+    for (; task < last; task++) forwardBlock(x, keys, rest, b, head, from(task), count(task), ahead);
   }
 }
 
 template <class Pair> void backwardPairs(const AttentionArgs& x, float* scratch, int64_t begin, int64_t end) {
   Pair pair(x, scratch);
+  RowsAhead ahead;
   for (int64_t task = begin; task < end; task++) {
     const int64_t b = task / x.kvHeads, kvHead = task % x.kvHeads;
     pair.packKeys(x, b, kvHead);
@@ -38,8 +49,21 @@ template <class Pair> void backwardPairs(const AttentionArgs& x, float* scratch,
     for (int64_t head = kvHead * x.group(); head < (kvHead + 1) * x.group(); head++) {
       pair.packQueries(x, b, head);
       clear(pair.dq, pair.queries * pair.width);
+      const bool last = head + 1 == (kvHead + 1) * x.group();
+      int64_t steps = 0;
+      for (int64_t j0 = 0; j0 < x.keys; j0 += kBlock) steps += (x.queries - firstBlock(x, j0)) / Pair::kRowGroup;
+      ahead.start(steps);
+      if (!last || task + 1 < end) {
+        ahead.addQueries(x, b * x.heads + head + 1, last);
+        ahead.addGradient(x, b * x.heads + head + 1);
+      }
+      if (last) {
+        ahead.add(x.dv, b, kvHead, x.dim, 0, x.keys, true);
+        ahead.add(x.dk, b, kvHead, x.dim, 0, x.keys, true);
+      }
+      ahead.add(x.dq, b, head, x.dim, 0, x.queries, true);
       for (int64_t j0 = 0; j0 < x.keys; j0 += kBlock)
-        for (int64_t i0 = firstBlock(x, j0); i0 < x.queries; i0 += kBlock) pair.block(x, i0, j0, true, true);
+        for (int64_t i0 = firstBlock(x, j0); i0 < x.queries; i0 += kBlock) pair.block(x, i0, j0, true, true, ahead);
       pair.writeQueries(x, b, head, 0, x.queries);
     }
     pair.writeKeys(x, b, kvHead, 0, x.keys);
@@ -48,6 +72,7 @@ template <class Pair> void backwardPairs(const AttentionArgs& x, float* scratch,
 
 template <class Pair> void backwardQueries(const AttentionArgs& x, float* scratch, int64_t begin, int64_t end) {
   Pair pair(x, scratch);
+  RowsAhead none;
   const int64_t blocks = blocksOf(x.queries);
   int64_t readyPair = -1, readyHead = -1;
   for (int64_t task = begin; task < end; task++) {
@@ -60,13 +85,14 @@ template <class Pair> void backwardQueries(const AttentionArgs& x, float* scratc
     }
     readyPair = b * x.kvHeads + kvHead;
     readyHead = all;
-    for (int64_t j0 = 0; j0 < x.keys && firstBlock(x, j0) <= i0; j0 += kBlock) pair.block(x, i0, j0, true, false);
+    for (int64_t j0 = 0; j0 < x.keys && firstBlock(x, j0) <= i0; j0 += kBlock) pair.block(x, i0, j0, true, false, none);
     pair.writeQueries(x, b, head, i0, least(kBlock, x.queries - i0));
   }
 }
 
 template <class Pair> void backwardKeys(const AttentionArgs& x, float* scratch, int64_t begin, int64_t end) {
   Pair pair(x, scratch);
+  RowsAhead none;
   const int64_t blocks = blocksOf(x.keys);
   // Heads outside, key blocks inside: each head of a pair is packed once a run of tasks on that pair.
   for (int64_t task = begin; task < end;) {
@@ -78,7 +104,7 @@ template <class Pair> void backwardKeys(const AttentionArgs& x, float* scratch, 
       pair.packQueries(x, b, head);
       for (int64_t t = task; t < last; t++) {
         const int64_t j0 = unfold(t % blocks, blocks) * kBlock;
-        for (int64_t i0 = firstBlock(x, j0); i0 < x.queries; i0 += kBlock) pair.block(x, i0, j0, false, true);
+        for (int64_t i0 = firstBlock(x, j0); i0 < x.queries; i0 += kBlock) pair.block(x, i0, j0, false, true, none);
       }
     }
     for (; task < last; task++) {
