@@ -116,8 +116,12 @@ inline void checkAttention() {
       for (DType type : {DType::f32, DType::bf16}) checkCase({seq, seq % 2 ? 3 : 1, 2, dim == 64 ? 1 : 2, dim, type});
   checkCase({300, 1, 6, 2, 32, DType::bf16});
   checkCase({300, 2, 4, 1, 33, DType::f32});
+  checkCase({601, 1, 2, 1, 64, DType::bf16});  // more keys than the dot variant takes at once
+  checkCase({577, 1, 1, 1, 104, DType::bf16});
   checkCase({33, 1, 1, 1, 256, DType::f32});
   checkCase({200, 1, 2, 2, 64, DType::f32}, 6.0);  // peaked: scores to about 100
+  checkCase({200, 1, 2, 2, 64, DType::bf16}, 6.0);
+  checkCase({310, 1, 2, 2, 65, DType::bf16}, 20.0);  // most probabilities vanish
 }
 
 /// dqkv against central differences of the float64 forward, L = sum y * dy, at some elements.

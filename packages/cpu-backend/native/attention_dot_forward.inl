@@ -29,7 +29,9 @@ struct DotKeys {
   }
 };
 
-/// Scores of kDotRows rows, of which row r sees `first + r` of `columns` (or all, if `whole`), to probabilities p in bf16. Updates the running maximum m (times scale, log2 e) and denominator l.
+/// Scores of kDotRows rows, of which row r sees `first + r` of `columns` (all, if `whole`, and 32 divides them), to
+/// probabilities p in bf16, zero up to the next multiple of 32. Updates the running maximum m (in powers of two, scale and
+/// all) and denominator l, and leaves in `factor` what the earlier output of each row must be multiplied by.
 template <bool whole>
 static void dotSoftmax(const float* s, uint32_t* p, int64_t first, int64_t columns, float scale, float* m, float* l,
                        float* factor) {
@@ -39,7 +41,8 @@ static void dotSoftmax(const float* s, uint32_t* p, int64_t first, int64_t colum
     top[r] = splat(kMinusInf);
     for (int64_t j = 0; j < columns; j += kLanes) {
       const vf v = loadRegister<vf>(s + r * kSpan + j);
-      top[r] = whole ? _mm512_max_ps(v, top[r]) : _mm512_mask_max_ps(top[r], __mmask16(lanesBefore(first + r - j)), v, top[r]);
+      if (whole) top[r] = reg::max(v, top[r]);
+      else top[r] = _mm512_mask_max_ps(top[r], __mmask16(lanesBefore(first + r - j)), v, top[r]);
     }
   }
   const vf before = _mm512_maskz_loadu_ps(0xff, m);
@@ -53,8 +56,9 @@ static void dotSoftmax(const float* s, uint32_t* p, int64_t first, int64_t colum
 #pragma GCC unroll 3
     for (int64_t j = 0; j < columns; j += 32) {
       const uint32_t seen = whole ? ~0u : lanesBefore(first + r - j);
-      const vf low = exp2OrZero(reg::mulAdd(loadRegister<vf>(row + j), factorOfScore, shift), __mmask16(seen));
-      const vf high = exp2OrZero(reg::mulAdd(loadRegister<vf>(row + j + kLanes), factorOfScore, shift), __mmask16(seen >> 16));
+      const vf x0 = reg::mulAdd(loadRegister<vf>(row + j), factorOfScore, shift);
+      const vf x1 = reg::mulAdd(loadRegister<vf>(row + j + kLanes), factorOfScore, shift);
+      const vf low = exp2OrZero(x0, __mmask16(seen)), high = exp2OrZero(x1, __mmask16(seen >> 16));
       _mm512_storeu_si512(p + (r * kSpan + j) / 2, toBf16(low, high));
       total = total + low;
       total = total + high;
@@ -89,7 +93,7 @@ inline void forwardBlock(const AttentionArgs& x, const DotKeys& packed, float* s
       if (seen <= 0) continue;
       ahead.fetch();
       for (int64_t j = 0; j < seen; j += kBlock)
-      dotRows<false, Into::store>(q + r0 * width / 2, width / 2, packed.panels + (j0 + j) * width / 2, kBlock,
+        dotRows<false, Into::store>(q + r0 * width / 2, width / 2, packed.panels + (j0 + j) * width / 2, kBlock,
                                     (x.dim + 1) / 2, s + j, kSpan, roundUp(least(kBlock, seen - j), kLanes));
       if (first >= seen && seen % 32 == 0)
         dotSoftmax<true>(s, p, 0, seen, x.scale * kLog2E, m + r0, l + r0 * kLanes, factor);
@@ -99,7 +103,8 @@ inline void forwardBlock(const AttentionArgs& x, const DotKeys& packed, float* s
       if (j0 == 0)
         dotRows<false, Into::store>(p, kSpan / 2, values, width, (seen + 1) / 2, out + r0 * width, width, columns);
       else
-      dotRows<false, Into::rescale>(p, kSpan / 2, values, width, (seen + 1) / 2, out + r0 * width, width, columns, factor);
+        dotRows<false, Into::rescale>(p, kSpan / 2, values, width, (seen + 1) / 2, out + r0 * width, width, columns,
+                                      factor);
     }
   }
   for (int64_t i = 0; i < count; i++) {

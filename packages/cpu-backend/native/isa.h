@@ -22,9 +22,10 @@ const char* isaError();
 /// first without the second.
 bool hasDot();
 
-/// GEMMs with BF16 operands use vdpbf16ps rather than FMA on floats: FP8_GEMM=fma|dot, else by vendor. On AMD (Zen 4, 5)
-/// the dot product does twice the FMA's work per cycle; on Intel servers it runs at half the FMA's rate (measured on
-/// model 207: 86 against 175 GFLOP/s a core). Decided by CPUID, never by timing, so that a machine's bits are stable.
+/// GEMMs with BF16 operands, and attention on BF16, use vdpbf16ps rather than FMA on floats: FP8_GEMM=fma|dot, else by
+/// vendor. On AMD (Zen 4, 5) the dot product does twice the FMA's work per cycle; on Intel servers it runs at half the FMA's
+/// rate (measured on model 207: 86 against 175 GFLOP/s a core). Decided by CPUID, never by timing, so that a machine's bits
+/// are stable.
 bool preferDot();
 
 }  // namespace fp8lm
