@@ -1,6 +1,7 @@
 // gpt-nano on the CUDA backend's simulated device beside the CPU backend: 20 steps in every recipe, from the same bits.
 // Products, norms and exponentials are summed in other orders, and one FP8 code that falls the other way moves its tensor a
 // little, so losses follow each other closely but not to the bit; what must be the same to the bit is in the case table.
+// At a rate of 2e-3 the loss overshoots and te was 4.5e-3 apart, 5.8e-3 with attention in bf16; at 1e-3 the worst is 1.7e-3.
 import { isCpuBackendBuilt } from 'cpu-backend';
 import { recipes } from 'fp8-core';
 import { type Device, type RunEvent, runTraining } from 'fp8-train';
@@ -20,7 +21,7 @@ async function losses(recipe: string, device: Device): Promise<number[]> {
       steps: 20,
       batch: 1,
       seq: 16,
-      lr: 2e-3,
+      lr: 1e-3,
       warmupSteps: 2,
       evalBatches: 1,
       seed: 7,
