@@ -5,6 +5,7 @@ imported and exported models against. It reads and writes safetensors by hand.
     python3 benchmarks/oracle/torch_hf.py make packages/fp8-train/test/golden/hf    # random tiny models and their logits
     python3 benchmarks/oracle/torch_hf.py logits DIR 3,1,4,1,5                       # of any folder, as JSON [T][V]
     python3 benchmarks/oracle/torch_hf.py loss DIR TEXT.bin                          # mean over int32 tokens in rows of 64
+    python3 benchmarks/oracle/torch_hf.py against DIR...      # largest difference from transformers' own model, where that is installed
 
 From the sources of transformers 4 and 5: modeling_gpt2.py, modeling_llama.py (formulas restated, no code copied). Everything is computed
 in float32, whatever the file's dtype; logits are made in float64.
@@ -279,6 +280,17 @@ def loss(folder, path):
     return F.cross_entropy(out.flatten(0, 1), rows[:, 1:].flatten()).item()
 
 
+@torch.no_grad()
+def against(folder):
+    from transformers import AutoModelForCausalLM, __version__
+
+    theirs, report = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float32, output_loading_info=True)
+    assert not any(report.values()), report
+    tokens = torch.tensor([[t % theirs.config.vocab_size for t in TOKENS]])
+    difference = (theirs.double().eval()(tokens).logits[0] - logits(folder, tokens[0].tolist())).abs().max().item()
+    return f"{folder}: {difference:.2g} from transformers {__version__}"
+
+
 def random_model(config, seed):
     torch.manual_seed(seed)
     model = CLASSES[config["model_type"]](config)
@@ -348,6 +360,9 @@ def main():
         print(json.dumps(logits(sys.argv[2], [int(t) for t in sys.argv[3].split(",")]).tolist()))
     elif len(sys.argv) == 4 and sys.argv[1] == "loss":
         print(loss(sys.argv[2], sys.argv[3]))
+    elif len(sys.argv) >= 3 and sys.argv[1] == "against":
+        for folder in sys.argv[2:]:
+            print(against(folder))
     else:
         sys.exit(__doc__)
 

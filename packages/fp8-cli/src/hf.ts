@@ -33,12 +33,13 @@ export function importAndShow(folder: string, { out, json }: ImportCommandOption
 export function exportAndShow(run: string, { out, dtype, json }: ExportCommandOptions): void {
   const { config, ...result } = exportModel(run, out, dtype);
   if (json) return printJson(result);
-  const { architecture, params, step, path, numBytes } = result;
+  const { architecture, params, tokenizer, step, path, numBytes } = result;
   print(
     facts([
       ['model', `${architecture}, ${formatCount(params)} parameters, step ${step}`],
       ['shape', shapeOf(config)],
       ['weights', `${result.dtype}, ${formatBytes(numBytes)}`],
+      ['tokenizer', tokenizer === null ? 'none' : `${tokenizer} ids`],
       ['folder', path],
     ]),
   );

@@ -19,7 +19,7 @@ export function exportCommand(result: { code: number }): Command {
         'f16',
       ]),
     )
-    .option('--json', 'one JSON object {architecture, params, dtype, step, path, numBytes} on stdout')
+    .option('--json', 'one JSON object {architecture, params, dtype, tokenizer, step, path, numBytes} on stdout')
     .addHelpText(
       'after',
       `

@@ -24,6 +24,8 @@ export interface ExportResult {
   config: GptConfig;
   params: number;
   dtype: ExportDtype;
+  /** Ids of the tokenizer; null without one. */
+  tokenizer: number | null;
   /** Step of the checkpoint. */
   step: number;
   path: string;
@@ -65,6 +67,7 @@ export function exportModel(run: string, out: string, dtype?: ExportDtype): Expo
       config,
       params: sources.reduce((sum, { shape }) => sum + sizeOf(shape), 0),
       dtype: chosen,
+      tokenizer: tokenizer?.vocabSize ?? null,
       step: checkpoint.step,
       path: out,
       numBytes: size,
