@@ -115,6 +115,25 @@ inline void close(const Buffer& got, const std::vector<double>& want, double tol
   fact(got.intact(), what + ": guard bytes overwritten");
 }
 
+/// |got - want| <= error, element by element.
+inline void within(const Buffer& got, const std::vector<double>& want, const std::vector<double>& error,
+                   const std::string& what) {
+  double worst = 0;
+  int64_t where = -1;
+  for (int64_t i = 0; i < got.n; i++) {
+    const double e = std::fabs(got.get(i) - want[size_t(i)]) / (error[size_t(i)] + 1e-30);
+    if (!(e <= worst)) worst = e, where = i;
+    if (std::isnan(e)) break;
+  }
+  if (worst > counter.worst) counter.worst = worst;
+  char text[160] = "";
+  if (!(worst <= 1))
+    std::snprintf(text, sizeof text, ": element %lld is %.9g, expected %.9g +- %.2g", static_cast<long long>(where),
+                  got.get(where), want[size_t(where)], error[size_t(where)]);
+  fact(worst <= 1, what + text);
+  fact(got.intact(), what + ": guard bytes overwritten");
+}
+
 /// Now, in seconds: of CPU time on one thread (neighbours on a shared machine do not count), else of the clock.
 inline double now() {
   if (numThreads() == 1) return double(std::clock()) / CLOCKS_PER_SEC;
