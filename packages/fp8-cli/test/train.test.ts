@@ -164,7 +164,9 @@ test('generate writes the same text for the same seed, streamed or as JSON', asy
   expect(second.stdout).toBe(first.stdout);
   const [object] = jsonLines(json.stdout);
   expect(`The ${object.text}\n`).toBe(first.stdout);
-  expect(object).toMatchObject({ prompt: 'The ', tokens: 12 });
+  expect(object).toMatchObject({ prompt: 'The ' });
+  expect(object.tokens).toBeGreaterThan(0);
+  expect(object.tokens).toBeLessThanOrEqual(12); // fewer where the end of the text is drawn
 });
 
 test('compare trains each recipe and sets the summaries side by side', async () => {
