@@ -17,11 +17,6 @@ namespace fp8lm::FP8_VEC {
 /// As for the general forms; `apply` writes without measuring.
 enum class Folded { update, apply, measure, moments, rewrite };
 
-inline bool isPowerOfTwo(float x) {
-  const uint32_t u = fp8lm::bitsOf(x);
-  return (u & 0x7fffffu) == 0 && u >= (uint32_t(127 - 80) << 23) && u <= (uint32_t(127 + 80) << 23);
-}
-
 FP8_INLINE bool foldable(const AdamWJob& j) {
   const math::AdamWStep& s = j.step;
   return isPowerOfTwo(j.p.inv) && isPowerOfTwo(j.m.inv) && isPowerOfTwo(j.v.inv) && j.gradInv >= 0x1p-80f && j.gradInv <= 0x1p80f &&

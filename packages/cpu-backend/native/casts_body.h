@@ -10,12 +10,24 @@ CastStats castRange(void* y, const void* x, float scaleInv, float scale, int64_t
   const X* in = static_cast<const X*>(x);
   Sink<Y> sink(y, scale);
   const F32 inv(scaleInv);
-  emit(sink, begin, end, 0, [&](int64_t i, int64_t count) FP8_LAMBDA {
+  const auto value = [&](int64_t i, int64_t count) FP8_LAMBDA {
     prefetch(in + i);
     const F32 v = loadAt(in, i, count);
     if constexpr (isScaled<X>) return v * inv;
     else return v;
-  });
+  };
+  if constexpr (recodes<Y, X>) {
+    Recode<Y, X> recode(scaleInv, scale);
+    int64_t i = begin;
+    for (; recode.on && i + kGroup <= end; i += kGroup) {
+      for (size_t q = 0; q < sizeof(X); q++) prefetch(in + i, int64_t(2048 + 64 * q));
+      if (!sink.putStored(i, in + i, recode)) emit(sink, i, i + kGroup, 0, value);
+    }
+    emit(sink, i, end, 0, value);
+    sink.largest.bits = max(sink.largest.bits, recode.magnitude(scaleInv));
+  } else {
+    emit(sink, begin, end, 0, value);
+  }
   return sink.stats();
 }
 
@@ -38,6 +50,12 @@ template <class Y, class X>
 CastStats castRowsRange(void* y, float* partial, const void* x, float scale, int64_t begin, int64_t end, int64_t dim) {
   const X* in = static_cast<const X*>(x);
   Sink<Y> sink(y, scale);
+  Recode<Y, X> recode(1.0f, scale);
+  const auto putGroup = [&](int64_t i, const Group& v) FP8_LAMBDA {
+    if constexpr (recodes<Y, X>)
+      if (recode.on && sink.putStored(i, in + i, recode)) return;
+    sink.putGroup(i, v);
+  };
   memset(partial, 0, size_t(dim) * sizeof(float));
   int64_t r = begin;
   const int64_t whole = dim / kGroup * kGroup;
@@ -52,8 +70,8 @@ CastStats castRowsRange(void* y, float* partial, const void* x, float scale, int
         }
         Group v, w;
         for (int q = 0; q < 4; q++) v.v[q] = load(in + even + q * kLanes), w.v[q] = load(in + even + dim + q * kLanes);
-        sink.putGroup(even, v);
-        sink.putGroup(even + dim, w);
+        putGroup(even, v);
+        putGroup(even + dim, w);
         for (int q = 0; q < 4; q++) pair[k].v[q] = v.v[q] + w.v[q];
       }
       for (int q = 0; q < 4; q++) {
@@ -80,6 +98,7 @@ CastStats castRowsRange(void* y, float* partial, const void* x, float scale, int
       storeAt(partial, c, loadAt(partial, c, count) + v, count);
     });
   }
+  if constexpr (recodes<Y, X>) sink.largest.bits = max(sink.largest.bits, recode.magnitude(1.0f));
   return sink.stats();
 }
 

@@ -60,6 +60,13 @@ template <class T> FP8_INLINE __m512i exactF8(F32 x) {
 }
 #endif
 
+#if FP8_VEC_AVX512
+template <bool stream> FP8_INLINE void storeCodes(void* p, __m512i codes) {
+  if (stream && (reinterpret_cast<uintptr_t>(p) & 63) == 0) _mm512_stream_si512(static_cast<__m512i*>(p), codes);
+  else memcpy(p, &codes, 64);
+}
+#endif
+
 /// Stores values known to be finite and within the range of T (f32 and bf16: any value). stream: fp8 goes past the caches, where
 /// p is aligned to 64; `streamed` after the last.
 template <class T, bool stream = false> FP8_INLINE void storeGroup(T* p, const Group& x) {
@@ -68,9 +75,7 @@ template <class T, bool stream = false> FP8_INLINE void storeGroup(T* p, const G
     const __m512i ab = _mm512_packus_epi32(exactF8<T>(x.v[0]), exactF8<T>(x.v[1]));
     const __m512i cd = _mm512_packus_epi32(exactF8<T>(x.v[2]), exactF8<T>(x.v[3]));
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    const __m512i y = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(ab, cd));
-    if (stream && (reinterpret_cast<uintptr_t>(p) & 63) == 0) _mm512_stream_si512(reinterpret_cast<__m512i*>(p), y);
-    else memcpy(static_cast<void*>(p), &y, 64);
+    storeCodes<stream>(p, _mm512_permutexvar_epi32(order, _mm512_packus_epi16(ab, cd)));
     return;
   }
   if constexpr (isSame<T, F16>) {

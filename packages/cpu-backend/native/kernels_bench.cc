@@ -44,6 +44,7 @@ int main(int argc, char** argv) {
   if (flag == "--check") {
     check::checkThreads();
     check::checkCasts();
+    check::checkRecodes();
     check::checkElementwise();
     check::checkNorms();
     check::checkOptimizer();

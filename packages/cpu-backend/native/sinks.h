@@ -1,7 +1,7 @@
 // Where a kernel's float32 results go: a stored tensor, scaled or not, or only their amax. An op with an fp8 output is one
 // template over its sink, run with AmaxSink and then with Sink<E4M3> just in time, or with Sink<E4M3> alone.
 #pragma once
-#include "group.h"
+#include "narrow.h"
 #include "scaling.h"
 
 namespace fp8lm::FP8_VEC {
@@ -76,6 +76,19 @@ template <class Y> struct Sink {
     else if constexpr (isScaled<Y>) {
       AmaxSink group;
       for (int k = 0; k < 4; k++) group.put(x.v[k]);
+#if FP8_VEC_AVX512
+      if constexpr (streams) {
+        const Words<Y, 7> words(127);
+        const __m512i w0 = oddWords(x.v[0] * scale, x.v[1] * scale), w1 = oddWords(x.v[2] * scale, x.v[3] * scale);
+        const __m512i mask = _mm512_set1_epi16(kMagnitude16);
+        __m512i codes;
+        if (words.encode(w0, w1, _mm512_and_si512(w0, mask), _mm512_and_si512(w1, mask), codes)) {
+          largest.bits = max(largest.bits, group.bits);
+          storeCodes<true>(y + i, codes);
+          return;
+        }
+      }
+#endif
       if (allAtMost(floatOf(group.bits) * scale, maxStored<Y>)) {
         largest.bits = max(largest.bits, group.bits);
         storeGroup<Y, streams>(y + i, Group{{x.v[0] * scale, x.v[1] * scale, x.v[2] * scale, x.v[3] * scale}});
@@ -86,6 +99,15 @@ template <class Y> struct Sink {
       storeGroup(y + i, x);
     }
   }
+#if FP8_VEC_AVX512
+  /// x[0 .. 63] as they are stored, where `recode.on`; false, and nothing done, if a code is not a normal number.
+  template <class X> FP8_INLINE bool putStored(int64_t i, const X* x, Recode<Y, X>& recode) {
+    __m512i codes;
+    if (!recode.encode(x, codes)) return false;
+    storeCodes<streams>(y + i, codes);
+    return true;
+  }
+#endif
   FP8_INLINE CastStats stats() const {
     if constexpr (streams) streamed();
     return {largest.amax(), sumLanes(clamped)};

@@ -101,7 +101,7 @@ inline void benchAdamW() {
     for (int k = 0; k < 8; k++) {
       std::vector<Box> t = {Box(mix.w, n), Box(mix.master == none ? DType::f32 : mix.master, mix.master == none ? 1 : n), Box(mix.grad, n), Box(mix.m, n), Box(mix.v, n)};
       t[0].fillRandom(r, 0.05f), t[1].fillRandom(r, 0.05f), t[2].fillRandom(r, 1e-3f), t[3].fillRandom(r, 1e-4f), t[4].fillRandom(r, 1e-7f);
-      if (mix.grad == DType::e4m3) t[2].setScale(t[2].block[0] * 1.00069f);
+      if (mix.grad == DType::e4m3) t[2].setScale(t[2].block[kScale] * 1.00069f);
       for (int64_t i = 0; i < n; i++) t[4].setRaw(i, std::fabs(t[4].raw(i)));
       mix.tensors.push_back(t);
     }

@@ -33,7 +33,7 @@ inline void expectStore(Box& y, const std::vector<float>& x, float s, int64_t ra
     }
   }
   if (!y.t.scale) return;
-  y.block[0] = s, y.block[1] = 1.0f / s, y.block[2] = a, y.block[3] = saturated;
+  y.block[kScale] = s, y.block[kScaleInv] = 1.0f / s, y.block[kAmax] = a, y.block[kSaturated] = saturated;
 }
 
 inline std::vector<float> values(const Box& x) {
@@ -145,6 +145,24 @@ inline void checkCasts() {
     for (int64_t i = 0; i < 40003; i++)
       if (t == DType::i32 ? y.t.as<int32_t>()[i] != -3 : y.raw(i) != -3.0f) return fail("value");
   }
+}
+
+/// Every bf16 and f16 there is to both FP8 formats, at powers of two on either side of where the short way (narrow.h) ends.
+inline void checkRecodes() {
+  for (DType from : {DType::bf16, DType::f16})
+    for (DType to : {DType::e4m3, DType::e5m2})
+      for (int power = -24; power <= 24; power++)
+        for (const bool finite : {false, true}) {
+          context = std::string("all ") + names[int(from)] + " to " + names[int(to)] + " times 2^" + std::to_string(power);
+          const int64_t n = finite ? (from == DType::bf16 ? 0x7f80 : 0x7c00) : 65536;
+          Box x(from, n), y(to, n), want(to, n);
+          x.setScale(from == DType::f16 ? 0.25f : 1.0f);
+          for (int64_t i = 0; i < n; i++) x.t.as<uint16_t>()[i] = uint16_t(i | (finite && i % 3 == 0 ? 0x8000 : 0));
+          y.setScale(std::ldexp(1.0f, power));
+          cast(y.t, x.t, n, 0);
+          expectStore(want, values(x), std::ldexp(1.0f, power));
+          same("codes", y, want);
+        }
 }
 
 /// The vector encoders of this program's own instruction set and of the table in use, on every float there is.

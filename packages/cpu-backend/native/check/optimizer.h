@@ -63,8 +63,8 @@ inline void checkAdamW() {
         Box* const p = mix[1] == n0 ? nullptr : &master;
         w.fillRandom(r, 0.05f), master.fillRandom(r, 0.05f), grad.fillRandom(r, variant == 4 ? 1e-18f : 1e-3f), m.fillRandom(r, 1e-4f), v.fillRandom(r, 1e-7f);
         if (mix[2] == DType::e4m3 && variant < 2) {
-          grad.setScale(grad.block[0] * 1.00069f);
-          m.setScale(m.block[0] * 0.5f);
+          grad.setScale(grad.block[kScale] * 1.00069f);
+          m.setScale(m.block[kScale] * 0.5f);
         }
         for (int64_t i = 0; i < n; i++) v.setRaw(i, std::fabs(v.raw(i)));
         if (variant == 2) grad.setRaw(n / 3, INFINITY), grad.setRaw(n / 2, grad.t.dtype == DType::f32 ? 3e38f : 1.0f);
