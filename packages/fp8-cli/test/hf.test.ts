@@ -95,6 +95,7 @@ test.each<[args: string[], line: RegExp]>([
   [['export', path('run'), '--out', path('x'), '--dtype', 'fp8'], /--dtype.*fp8.*f32, bf16, f16/],
   [['export', 'nowhere', '--out', path('x')], /nowhere/],
   [['generate', '--checkpoint', llama, '--prompt', 'x'], /has no tokenizer \(its folder had no tokenizer.json\)/],
+  [['train', '--init', llama, '--dp', '2'], /llama has no tokenizer; give one with --tokenizer/],
   [['train', '--init', llama], /llama has no tokenizer; give one with --tokenizer/],
   [
     ['train', 'gpt-nano', '--init', llama, '--data', 'random'],

@@ -47,13 +47,13 @@ export async function runTraining(
   if (seqLen > model.maxSeqLen) throw new UserError(`seq ${seqLen} exceeds the model's ${model.maxSeqLen} positions`);
   const backend = backendFor(config.device);
   const resumed = config.out !== null && config.resume ? openResumed(config.out, ranks, on) : null;
-  const init = initialWeights(config, model, resumed);
+  const init = ranks.together(() => initialWeights(config, model, resumed));
   const dataOptions = {
     ...config,
     vocabSize: model.vocabSize,
     seqLen,
     folder: ranks.sharedFolder(config.out),
-    fixed: fixedTokenizer(config, resumed, init),
+    fixed: ranks.together(() => fixedTokenizer(config, resumed, init)),
     onNote: (text: string) => on({ type: 'note', text }),
   };
   const data = ranks.firstThenOthers(() => openData(dataOptions));
@@ -78,6 +78,16 @@ function initialWeights({ init }: RunConfig, model: GptConfig, resumed: Checkpoi
   const weights = resumed ? checkpointWeights(resumed) : init === null ? null : openWeights(init);
   if (weights) checkSameModel(weights, model);
   return weights;
+}
+
+/** Finds before any rank is started what is wrong with a run's `init`. @throws UserError as `runTraining` does */
+export function checkInit(config: RunConfig): void {
+  const init = initialWeights(config, modelConfigOf(config), null);
+  try {
+    fixedTokenizer(config, null, init);
+  } finally {
+    init?.close();
+  }
 }
 
 /** The tokenizer that the run must go on with. */

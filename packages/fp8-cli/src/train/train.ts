@@ -3,6 +3,7 @@ import type { TrainOptions } from '../commands/train.ts';
 import { note } from '../output.ts';
 import { type ResolvedRun, resolveRun } from './config.ts';
 import {
+  checkInit,
   checkLayout,
   latestCheckpoint,
   modelConfigOf,
@@ -36,8 +37,10 @@ export async function train(
   const { maxRestarts = 0 } = options;
   if (maxRestarts > 0 && run.config.out === null)
     throw new UserError('--max-restarts: without --out there is no checkpoint to go on from; add --out <folder>');
-  if ((world.size > 1 || maxRestarts > 0) && !world.isRank)
+  if ((world.size > 1 || maxRestarts > 0) && !world.isRank) {
+    if (!run.config.resume) checkInit(run.config);
     return startRanks(world.size, args, run.config.out, maxRestarts);
+  }
   run.config.dp = world.size > 1 ? world.size / (run.config.tp * run.config.pp) : null;
   return withRanks(world, run.config, (ranks) =>
     ranks.isFirst ? trainAndShow(run, options, ranks) : trainAlong(run, ranks),
