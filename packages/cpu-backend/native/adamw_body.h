@@ -170,8 +170,8 @@ AdamWForms formsFor(const AdamWJob& j) {
     if (is(toBf16, f32, f32, f32, f32)) return foldedForms<BF16, float, float, float, float>();
     if (is(none, f32, f32, e4m3, f16)) return foldedForms<Nowhere, float, float, E4M3, F16>();
     if (is(none, f16, e4m3, f32, f32)) return foldedForms<Nowhere, F16, E4M3, float, float>();
-    if (is(none, f16, e4m3, e4m3, f16)) return foldedForms<Nowhere, F16, E4M3, E4M3, F16>();
-    if (is(toE4m3, f16, e4m3, e4m3, f16)) return foldedForms<E4M3, F16, E4M3, E4M3, F16>();
+    if (is(none, f16, e4m3, e4m3, f16) && foldableInside(j)) return foldedForms<Nowhere, F16, E4M3, E4M3, F16>();
+    if (is(toE4m3, f16, e4m3, e4m3, f16) && foldableInside(j)) return foldedForms<E4M3, F16, E4M3, E4M3, F16>();
   }
   return j.w ? generalForms<Any> : generalForms<Nowhere>;
 }

@@ -5,6 +5,11 @@
 // the same real number once: the same bits for one multiplication less. `foldable` states the ranges: the smallest stored
 // value (2^-24 for f16) times inv stays normal. The gradient's scale may be anything: auto-scaling multiplies it by mu.
 //
+// With an FP8 gradient the scales of the new values are folded in as well (`scaledInside`): p, m and v are computed times their
+// scales, v times an even power of two so that its root is the scaled root. Every intermediate is then a power of two times the
+// one of adamwUpdate, and rounds alike, as long as none leaves the normal range: the smallest gradient that is not zero has a
+// square that does not (an f32 gradient may have any), and eps hides what roots of smaller numbers would differ in.
+//
 // Casts leave out NaN and range, since a pass whose guessed scales or values turn out wrong is undone (adamw.cc): p sees
 // every NaN and infinity (m or v NaN makes u NaN; m infinite makes u infinite or NaN) but for v = inf, which its own amax
 // shows, and e4m3 NaN codes, which NanWatch sees.
@@ -23,16 +28,41 @@ FP8_INLINE bool foldable(const AdamWJob& j) {
          s.beta1 >= 0x1p-10f && s.beta2 >= 0x1p-10f && s.decay >= 0x1p-10f;
 }
 
+/// For `scaledInside`. The bounds keep every number that is not zero normal: the smallest gradient is 2^-9 gradInv, the smallest
+/// difference of moments 2^-24 of the smaller; and the smallest step, where p is zero, does not vanish.
+FP8_INLINE bool foldableInside(const AdamWJob& j) {
+  const math::AdamWStep& s = j.step;
+  const float least = j.gradInv * s.clip;
+  const auto within = [](float x, float low, float high) { return x >= low && x <= high; };
+  const auto state = [&](const AdamWJob::State& x) { return within(x.inv, 0x1p-60f, 0x1p60f) && within(x.scale, 0x1p-60f, 0x1p60f) && isPowerOfTwo(x.scale); };
+  return within(least, 0x1p-48f, 0x1p40f) && s.oneMinusBeta1 >= 0x1p-10f && s.oneMinusBeta2 >= 0x1p-10f && within(s.step, 0x1p-30f, 0x1p10f) &&
+         within(s.rootCorrection2, 1.0f, 0x1p10f) && state(j.p) && state(j.m) && isPowerOfTwo(j.v.scale) && j.v.inv <= 0x1p20f;
+}
+
+/// Of 2^(2k): 2^k.
+inline float rootOfPower(float x) { return fp8lm::floatOf(((fp8lm::bitsOf(x) >> 23) + 127) / 2 << 23); }
+
+/// Bits of a magnitude over a power of two; NaN and infinity stay.
+inline uint32_t unscaled(uint32_t bits, float by) { return bits >= 0x7f800000u ? bits : fp8lm::bitsOf(fp8lm::floatOf(bits) / by); }
+
 template <class W, class P, class G, class M, class V, Folded form>
 AdamWStats foldedRange(const AdamWJob& job, int64_t begin, int64_t end) {
+  constexpr bool scaledInside = isSame<G, E4M3> && isScaled<P> && isScaled<M> && isScaled<V> &&
+                                (form == Folded::update || form == Folded::apply || form == Folded::measure);
   const math::AdamWStep& s = job.step;
   P* const p = static_cast<P*>(job.p.data);
   M* const m = static_cast<M*>(job.m.data);
   V* const v = static_cast<V*>(job.v.data);
   const G* const grad = static_cast<const G*>(job.grad);
-  const F32 gradInv(job.gradInv * rawFactor<G>), clip(s.clip), oneMinusBeta1(s.oneMinusBeta1), oneMinusBeta2(s.oneMinusBeta2);
-  const F32 beta1(s.beta1 * (job.m.inv * rawFactor<M>)), beta2(s.beta2 * (job.v.inv * rawFactor<V>));
-  const F32 decay(s.decay * (job.p.inv * rawFactor<P>)), rootCorrection2(s.rootCorrection2), eps(s.eps), step(s.step);
+  // What p, m and v are computed times of, inside; v is stored times twice that if its scale is an odd power of two.
+  const bool oddV = scaledInside && (fp8lm::bitsOf(job.v.scale) >> 23 & 1) == 0;
+  const float byP = scaledInside ? job.p.scale : 1.0f, byM = scaledInside ? job.m.scale : 1.0f;
+  const float byV = scaledInside ? oddV ? job.v.scale * 0.5f : job.v.scale : 1.0f, rootByV = rootOfPower(byV);
+  const bool clipped = s.clip != 1.0f;
+  const F32 gradInv(job.gradInv * rawFactor<G>), clip(s.clip), oneMinusBeta1(s.oneMinusBeta1 * byM), oneMinusBeta2(s.oneMinusBeta2 * byV);
+  const F32 beta1(s.beta1 * (job.m.inv * rawFactor<M>)*byM), beta2(s.beta2 * (job.v.inv * rawFactor<V>)*byV);
+  const F32 decay(s.decay * (job.p.inv * rawFactor<P>)*byP), rootCorrection2(s.rootCorrection2 / rootByV), eps(s.eps);
+  const F32 step(s.step * (byP / byM));
   const F32 pScale(job.p.scale), mScale(job.m.scale), vScale(job.v.scale), wFactor(job.masterInv * rawFactor<P>), wScale(job.wScale);
   NanWatch<P> nanP;
   NanWatch<G> nanG;
@@ -51,7 +81,7 @@ AdamWStats foldedRange(const AdamWJob& job, int64_t begin, int64_t end) {
     for (int k = 0; k < 4; k++) {
       F32 g = g0.v[k];
       if constexpr (isScaled<G>) g = g * gradInv;
-      g = g * clip;
+      if (clipped) g = g * clip;
       m1.v[k] = m0.v[k] * beta1 + oneMinusBeta1 * g;
       v1.v[k] = v0.v[k] * beta2 + oneMinusBeta2 * (g * g);
     }
@@ -85,10 +115,15 @@ AdamWStats foldedRange(const AdamWJob& job, int64_t begin, int64_t end) {
         }
       }
       if constexpr (form == Folded::measure) continue;
-      for (int k = 0; k < 4; k++) {
-        if constexpr (isScaled<P>) p1.v[k] = p1.v[k] * pScale;
-        if constexpr (isScaled<M>) m1.v[k] = m1.v[k] * mScale;
-        if constexpr (isScaled<V>) v1.v[k] = v1.v[k] * vScale;
+      if constexpr (scaledInside) {
+        if (oddV)
+          for (int k = 0; k < 4; k++) v1.v[k] = v1.v[k] + v1.v[k];
+      } else {
+        for (int k = 0; k < 4; k++) {
+          if constexpr (isScaled<P>) p1.v[k] = p1.v[k] * pScale;
+          if constexpr (isScaled<M>) m1.v[k] = m1.v[k] * mScale;
+          if constexpr (isScaled<V>) v1.v[k] = v1.v[k] * vScale;
+        }
       }
       storeGroup(m + i, m1);
       storeGroup(v + i, v1);
@@ -106,6 +141,11 @@ AdamWStats foldedRange(const AdamWJob& job, int64_t begin, int64_t end) {
   constexpr uint32_t kNaN = 0x7fc00000u;
   AdamWStats stats{uint32_t(maxLanes(largestP.bits)), uint32_t(maxLanes(largestM.bits)), uint32_t(maxLanes(largestV.bits))};
   if (form == Folded::update || form == Folded::measure) stats.m = magnitudeM.bits(), stats.v = magnitudeV.bits();
+  if constexpr (scaledInside) {
+    stats.p = unscaled(stats.p, byP);
+    stats.m = unscaled(stats.m, byM);
+    stats.v = unscaled(stats.v, byV);
+  }
   if (nanP.seen() || nanG.seen() || nanM.seen() || nanV.seen()) stats.p = stats.m = stats.v = kNaN;
   return stats;
 }
