@@ -60,9 +60,9 @@ struct BackwardPair {
   }
 
   /// One block of queries (from i0) against one of keys (from j0): adds to dq (if wantQueries) and to dk and dv (if
-  /// wantKeys).
+  /// wantKeys), which it begins with the first block of keys, and with the first of queries if firstHead.
   void block(const AttentionArgs& x, int64_t i0, int64_t j0, bool wantQueries, bool wantKeys,
-             RowsAhead& ahead) {
+             bool firstHead, RowsAhead& ahead) {
     const int64_t rows = least(kBlock, x.queries - i0), cols = least(kBlock, x.keys - j0);
     const int64_t diagonal = x.offset + i0 - j0;  // row r sees columns 0 .. diagonal + r
     for (int64_t r0 = 0; r0 < rows; r0 += kRows) {
@@ -76,19 +76,20 @@ struct BackwardPair {
                                    kBlock, padded);
       for (int64_t r = r0; r < r0 + kRows; r++)
         probabilities(r, i0 + r, padded, r < rows ? least(diagonal + r + 1, cols) : 0);
+      const auto product = j0 == 0 ? rowGroup<false, Into::store> : rowGroup<false, Into::add>;
       if (wantQueries)
-        rowGroup<false, Into::add>(ds + r0 * kBlock, kBlock, k + j0 * width, width, seen, dq + (i0 + r0) * width, width,
-                                   width);
+        product(ds + r0 * kBlock, kBlock, k + j0 * width, width, seen, dq + (i0 + r0) * width, width, width, nullptr);
     }
     if (!wantKeys) return;
+    const auto product = firstHead && i0 == j0 ? rowGroup<true, Into::store> : rowGroup<true, Into::add>;
     for (int64_t c0 = 0; c0 < cols; c0 += kRows) {
       // The first row group that reached column c0; the group's masked places hold zeros.
       const int64_t from = most(0, c0 - diagonal) / kRows * kRows, depth = rows - from;
       if (depth <= 0) break;
       const float *pc = p + from * kBlock + c0, *dsc = ds + from * kBlock + c0;
       const int64_t i = (i0 + from) * width, j = (j0 + c0) * width;
-      rowGroup<true, Into::add>(pc, kBlock, dy + i, width, depth, dv + j, width, width);
-      rowGroup<true, Into::add>(dsc, kBlock, q + i, width, depth, dk + j, width, width);
+      product(pc, kBlock, dy + i, width, depth, dv + j, width, width, nullptr);
+      product(dsc, kBlock, q + i, width, depth, dk + j, width, width, nullptr);
     }
   }
 

@@ -11,11 +11,13 @@ struct DotPair {
   float *lse, *delta;                         // per head; lse times log2 e
   float *dq, *dk, *dv;
   float *s, *dp;                              // [kDotRows][kBlock] scores, dO V^T
-  uint32_t *ds, *pZipped, *dsZipped;          // [kDotRows][kBlock / 2]; [kBlock / 2][kBlock]
+  uint16_t* copy;                             // [kLanes][width]
+  uint32_t *ds, *pZipped, *dsZipped;          // [kBlock][kBlock / 2]; [kBlock / 2][kBlock]
 
   static int64_t floats(const AttentionArgs& x) {
     const int64_t queries = blocksOf(x.queries) * kBlock, keys = blocksOf(x.keys) * kBlock;
-    return (7 * keys + 6 * queries) * dotWidth(x) / 2 + 2 * queries + kDotRows * kBlock * 5 / 2 + kBlock * kBlock;
+    return (7 * keys + 6 * queries) * dotWidth(x) / 2 + 2 * queries + kDotRows * kBlock * 2 + kBlock * kBlock * 3 / 2 +
+           kLanes * dotWidth(x) / 2;
   }
 
   DotPair(const AttentionArgs& x, float* scratch)
@@ -38,46 +40,60 @@ struct DotPair {
     dq = take(queries * width);
     s = take(kDotRows * kBlock);
     dp = take(kDotRows * kBlock);
-    ds = takePairs(kDotRows * kBlock / 2);
+    ds = takePairs(kBlock * kBlock / 2);
     pZipped = takePairs(kBlock * kBlock / 2);
     dsZipped = takePairs(kBlock * kBlock / 2);
+    copy = reinterpret_cast<uint16_t*>(take(kLanes * width / 2));
     lse = take(queries);
     delta = take(queries);
   }
 
   void packKeys(const AttentionArgs& x, int64_t b, int64_t kvHead) {
-    uint16_t* rows = reinterpret_cast<uint16_t*>(dk);  // V and K pass through the place of dk
-    const int64_t padded = roundUp(x.keys, kLanes);
-    packBf16Rows(rows, width, padded, x.v, b, kvHead, x.dim, 0, x.keys);
-    packDotPanels(vPanels, rows, width, x.keys);
-    packBf16Rows(rows, width, padded, x.k, b, kvHead, x.dim, 0, x.keys);
-    packDotPanels(kPanels, rows, width, x.keys);
-    zipRows(kZipped, rows, width, x.keys);
+    forSixteenRows(x.v, b, kvHead, x.dim, width, x.keys, copy, [&](int64_t t, const uint16_t* rows, int64_t stride)
+                       FP8_LAMBDA { packPanel(vPanels, t, rows, stride, width); });
+    forSixteenRows(x.k, b, kvHead, x.dim, width, x.keys, copy, [&](int64_t t, const uint16_t* rows, int64_t stride)
+                       FP8_LAMBDA {
+                         packPanel(kPanels, t, rows, stride, width);
+                         zipRows(kZipped, t, rows, stride, width);
+                       });
   }
 
   void packQueries(const AttentionArgs& x, int64_t b, int64_t head) {
-    uint16_t *qRows = reinterpret_cast<uint16_t*>(q), *dyRows = reinterpret_cast<uint16_t*>(dy);
-    uint16_t* yRows = reinterpret_cast<uint16_t*>(dq);  // y passes through the place of dq
-    const int64_t padded = roundUp(x.queries, kDotRows);
-    packBf16Rows(qRows, width, padded, x.q, b, head, x.dim, 0, x.queries);
-    zipRows(qZipped, qRows, width, padded);
-    packBf16Rows(dyRows, width, padded, x.dy, b, head, x.dim, 0, x.queries);
-    zipRows(dyZipped, dyRows, width, padded);
-    packBf16Rows(yRows, width, padded, x.y, b, head, x.dim, 0, x.queries);
+    const auto copyAndZip = [&](const HeadView& from, uint32_t* out, uint32_t* zipped) FP8_LAMBDA {
+      forSixteenRows(from, b, head, x.dim, width, x.queries, copy, [&](int64_t t, const uint16_t* rows, int64_t stride)
+                         FP8_LAMBDA {
+                           copyRows(out, t, rows, stride, width);
+                           zipRows(zipped, t, rows, stride, width);
+                         });
+    };
+    copyAndZip(x.q, q, qZipped);
+    copyAndZip(x.dy, dy, dyZipped);
+    forSixteenRows(x.y, b, head, x.dim, width, x.queries, copy, [&](int64_t t, const uint16_t* rows, int64_t stride)
+                       FP8_LAMBDA {
+                         for (int64_t r0 = 0; r0 < kLanes; r0 += kDotRows) sumProducts(t + r0, rows + r0 * stride, stride);
+                       });
     const float* saved = x.lse + (b * x.heads + head) * x.queries;
-    for (int64_t i = 0; i < padded; i++) {
-      vf sum{};
-      for (int64_t d = 0; d < width; d += 32)
-        sum = dot(sum, loadRegister<vf>(yRows + i * width + d), loadRegister<vf>(dyRows + i * width + d));
-      delta[i] = reduceAdd(sum);
-      lse[i] = i < x.queries ? saved[i] * kLog2E : 0.0f;
+    for (int64_t i = 0; i < x.queries; i += kLanes) {
+      const __mmask16 there = __mmask16(lanesBefore(x.queries - i));
+      store(lse + i, F32(_mm512_maskz_loadu_ps(there, saved + i) * splat(kLog2E)));
     }
   }
 
+  /// delta of kDotRows rows from t: dy . y.
+  FP8_INLINE void sumProducts(int64_t t, const uint16_t* y, int64_t stride) {
+    vf sum[kDotRows];
+    for (int64_t r = 0; r < kDotRows; r++) {
+      sum[r] = vf{};
+      for (int64_t d = 0; d < width; d += 32)
+        sum[r] = dot(sum[r], loadRegister<vf>(y + r * stride + d), loadRegister<vf>(dy + ((t + r) * width + d) / 2));
+    }
+    _mm512_mask_storeu_ps(delta + t, 0xff, foldRows(sum, reg::add));
+  }
+
   /// One block of queries (from i0) against one of keys (from j0): adds to dq (if wantQueries) and to dk and dv (if
-  /// wantKeys).
+  /// wantKeys), which it begins with the first block of keys, and with the first of queries if firstHead.
   void block(const AttentionArgs& x, int64_t i0, int64_t j0, bool wantQueries, bool wantKeys,
-             RowsAhead& ahead) {
+             bool firstHead, RowsAhead& ahead) {
     const int64_t rows = least(kBlock, x.queries - i0), cols = least(kBlock, x.keys - j0), half = width / 2;
     const int64_t columns = roundUp(x.dim, kLanes), depth = (x.dim + 1) / 2;
     const int64_t diagonal = i0 - j0;  // row r sees columns 0 .. diagonal + r
@@ -88,39 +104,45 @@ struct DotPair {
       const int64_t padded = roundUp(seen, kLanes);
       dotRows<false, Into::store>(q + (i0 + r0) * half, half, kPanels + j0 * half, kBlock, depth, s, kBlock, padded);
       dotRows<false, Into::store>(dy + (i0 + r0) * half, half, vPanels + j0 * half, kBlock, depth, dp, kBlock, padded);
-      const bool whole = diagonal + r0 + 1 >= kBlock && cols == kBlock && r0 + kDotRows <= rows;
-      for (int64_t r = 0; r < kDotRows; r += 2)
-        if (whole) probabilities<true>(x, i0, r0, r, kBlock, 0, 0);
-        else
-          probabilities<false>(x, i0, r0, r, padded, r0 + r < rows ? diagonal + r0 + r + 1 : 0,
-                               r0 + r + 1 < rows ? diagonal + r0 + r + 2 : 0);
-      if (wantQueries)
-        dotRows<false, Into::add>(ds, kBlock / 2, kZipped + j0 * half, width, (seen + 1) / 2, dq + (i0 + r0) * width, width,
-                                  columns);
+      // Whole vectors that all rows see need no masks.
+      const int64_t whole = r0 + kDotRows <= rows ? least(diagonal + r0 + 1, cols) / 32 * 32 : 0;
+      for (int64_t r = 0; r < kDotRows; r += 2) {
+        const auto last = [&](int64_t row) { return row < rows ? diagonal + row + 1 : 0; };
+        probabilities<true>(x, i0, r0 + r, s + r * kBlock, dp + r * kBlock, 0, whole, 0, 0);
+        probabilities<false>(x, i0, r0 + r, s + r * kBlock, dp + r * kBlock, whole, padded, last(r0 + r), last(r0 + r + 1));
+      }
+    }
+    for (int64_t r0 = 0; wantQueries && r0 < rows; r0 += kDotRows) {
+      const int64_t seen = least(diagonal + r0 + kDotRows, cols);
+      if (seen <= 0) continue;
+      const auto product = j0 == 0 ? dotRows<false, Into::store> : dotRows<false, Into::add>;
+      product(ds + r0 * kBlock / 2, kBlock / 2, kZipped + j0 * half, width, (seen + 1) / 2, dq + (i0 + r0) * width, width,
+              columns, nullptr);
     }
     if (!wantKeys) return;
+    const auto product = firstHead && i0 == j0 ? dotRows<true, Into::store> : dotRows<true, Into::add>;
     for (int64_t c0 = 0; c0 < cols; c0 += kDotRows) {
       // The first row group that reached column c0; the group's masked places hold zeros.
       const int64_t from = most(0, c0 - diagonal) / kDotRows * kDotRows, pairs = (rows - from + 1) / 2;
       if (pairs <= 0) break;
       const int64_t p = from / 2 * kBlock + c0, i = (i0 + from) * half, j = (j0 + c0) * width;
-      dotRows<true, Into::add>(pZipped + p, kBlock, dyZipped + i, width, pairs, dv + j, width, columns);
-      dotRows<true, Into::add>(dsZipped + p, kBlock, qZipped + i, width, pairs, dk + j, width, columns);
+      product(pZipped + p, kBlock, dyZipped + i, width, pairs, dv + j, width, columns, nullptr);
+      product(dsZipped + p, kBlock, qZipped + i, width, pairs, dk + j, width, columns, nullptr);
     }
   }
 
-  /// Rows r and r + 1 of the group at r0, which see the first `seen0` and `seen1` columns (or all, if `whole`): scores and
-  /// dO V^T to P and dS, zero where not seen.
+  /// Rows r and r + 1, columns `begin` to `end`, of which they see the first `seen0` and `seen1` (or all, if `whole`): scores
+  /// and dO V^T to P and dS, zero where not seen.
   template <bool whole>
-  FP8_INLINE void probabilities(const AttentionArgs& x, int64_t i0, int64_t r0, int64_t r, int64_t padded, int64_t seen0,
-                                int64_t seen1) {
+  FP8_INLINE void probabilities(const AttentionArgs& x, int64_t i0, int64_t r, const float* s0, const float* dp0,
+                                int64_t begin, int64_t end, int64_t seen0, int64_t seen1) {
     const vf factor = splat(x.scale * kLog2E);
-    const vf shift0 = splat(-lse[i0 + r0 + r]), shift1 = splat(-lse[i0 + r0 + r + 1]);
-    const vf mean0 = splat(delta[i0 + r0 + r]), mean1 = splat(delta[i0 + r0 + r + 1]);
-    const float *s0 = s + r * kBlock, *s1 = s0 + kBlock, *dp0 = dp + r * kBlock, *dp1 = dp0 + kBlock;
+    const vf shift0 = splat(-lse[i0 + r]), shift1 = splat(-lse[i0 + r + 1]);
+    const vf mean0 = splat(delta[i0 + r]), mean1 = splat(delta[i0 + r + 1]);
+    const float *s1 = s0 + kBlock, *dp1 = dp0 + kBlock;
     uint32_t* dsRow = ds + r * kBlock / 2;
-    const int64_t at = (r0 + r) / 2 * kBlock;
-    for (int64_t j = 0; j < padded; j += 32) {
+    const int64_t at = r / 2 * kBlock;
+    for (int64_t j = begin; j < end; j += 32) {
       const uint32_t mask0 = whole ? ~0u : lanesBefore(seen0 - j), mask1 = whole ? ~0u : lanesBefore(seen1 - j);
       const auto p = [&](const float* row, vf shift, uint32_t mask) FP8_LAMBDA {
         return exp2OrZero(reg::mulAdd(loadRegister<vf>(row), factor, shift), __mmask16(mask));

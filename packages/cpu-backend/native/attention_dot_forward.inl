@@ -12,20 +12,20 @@ struct DotKeys {
   static constexpr int64_t kRowGroup = kDotRows, kPass = kSpan;
   int64_t width;
   uint32_t *panels, *values;
-  static int64_t floats(const AttentionArgs& x) { return blocksOf(x.keys) * kBlock * dotWidth(x) * 3 / 2; }
+  uint16_t* copy;
+  static int64_t floats(const AttentionArgs& x) { return (blocksOf(x.keys) * kBlock + kLanes / 2) * dotWidth(x); }
 
   DotKeys(const AttentionArgs& x, float* scratch)
       : width(dotWidth(x)),
         panels(reinterpret_cast<uint32_t*>(scratch)),
-        values(panels + blocksOf(x.keys) * kBlock * width / 2) {}
+        values(panels + blocksOf(x.keys) * kBlock * width / 2),
+        copy(reinterpret_cast<uint16_t*>(values + blocksOf(x.keys) * kBlock * width / 2)) {}
 
   void pack(const AttentionArgs& x, int64_t b, int64_t head) {
-    const int64_t padded = roundUp(x.keys, kLanes);
-    uint16_t* rows = reinterpret_cast<uint16_t*>(values + blocksOf(x.keys) * kBlock * width / 2);
-    packBf16Rows(rows, width, padded, x.k, b, head, x.dim, 0, x.keys);
-    packDotPanels(panels, rows, width, x.keys);
-    packBf16Rows(rows, width, padded, x.v, b, head, x.dim, 0, x.keys);
-    zipRows(values, rows, width, x.keys);
+    forSixteenRows(x.k, b, head, x.dim, width, x.keys, copy, [&](int64_t t, const uint16_t* rows, int64_t stride)
+                       FP8_LAMBDA { packPanel(panels, t, rows, stride, width); });
+    forSixteenRows(x.v, b, head, x.dim, width, x.keys, copy, [&](int64_t t, const uint16_t* rows, int64_t stride)
+                       FP8_LAMBDA { zipRows(values, t, rows, stride, width); });
   }
 };
 
@@ -46,7 +46,7 @@ static void dotSoftmax(const float* s, uint32_t* p, int64_t first, int64_t colum
     }
   }
   const vf before = _mm512_maskz_loadu_ps(0xff, m);
-  const vf now = reg::max(maxOfRows(top) * splat(scale), before);  // NaN: stays what it was
+  const vf now = reg::max(foldRows(top, reg::max) * splat(scale), before);  // NaN: stays what it was
   _mm512_mask_storeu_ps(m, 0xff, now);
   store(factor, F32(exp2OrZero(before - now, 0xff)));
   for (int64_t r = 0; r < kDotRows; r++) {
@@ -107,9 +107,15 @@ inline void forwardBlock(const AttentionArgs& x, const DotKeys& packed, float* s
                                       factor);
     }
   }
-  for (int64_t i = 0; i < count; i++) {
-    const float total = reduceAdd(load(l + i * kLanes));
-    writeDotRow(x.y, i0 + i, b, head, x.dim, out + i * width, 1.0f / total);
-    if (x.lse) x.lse[(b * x.heads + head) * x.queries + i0 + i] = m[i] * kLn2 + __builtin_logf(total);
+  for (int64_t r0 = 0; r0 < count; r0 += kDotRows) {
+    vf rows[kDotRows];
+    for (int64_t r = 0; r < kDotRows; r++) rows[r] = load(l + (r0 + r) * kLanes).a;
+    const vf total = foldRows(rows, reg::add);
+    const vf logs = reg::mulAdd(_mm512_maskz_loadu_ps(0xff, m + r0), splat(kLn2), logOf(total));
+    store(factor, F32(splat(1.0f) / total));
+    const int64_t n = least(kDotRows, count - r0);
+    for (int64_t r = 0; r < n; r++)
+      writeDotRow(x.y, i0 + r0 + r, b, head, x.dim, out + (r0 + r) * width, factor[r]);
+    if (x.lse) _mm512_mask_storeu_ps(x.lse + (b * x.heads + head) * x.queries + i0 + r0, __mmask16(lanesBefore(n)), logs);
   }
 }

@@ -83,18 +83,32 @@ FP8_INLINE uint32_t lanesBefore(int64_t seen) {
 /// 32 floats to bf16, rounded to nearest even.
 FP8_INLINE __m512i toBf16(vf low, vf high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
 
-/// Lane r: the largest lane of top[r]; lanes from 8 on repeat them. Rows meet in pairs, then in fours, then in eights.
-FP8_INLINE vf maxOfRows(const vf* top) {
+/// Lane r: the lanes of row[r] folded by f, eight rows at once; lanes from 8 on repeat them. Rows meet in pairs, then in
+/// fours, then in eights.
+template <class F> FP8_INLINE vf foldRows(const vf* row, F f) {
   vf two[4], four[2];
   for (int i = 0; i < 4; i++) {
-    const vf a = top[2 * i], b = top[2 * i + 1];
-    two[i] = reg::max(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+    const vf a = row[2 * i], b = row[2 * i + 1];
+    two[i] = f(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
   }
   for (int i = 0; i < 2; i++) {
     const vf a = two[2 * i], b = two[2 * i + 1];
-    four[i] = reg::max(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+    four[i] = f(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
   }
-  const vf eight = reg::max(_mm512_unpacklo_ps(four[0], four[1]), _mm512_unpackhi_ps(four[0], four[1]));
-  const vf all = reg::max(eight, _mm512_permute_ps(eight, 0x4e));
+  const vf eight = f(_mm512_unpacklo_ps(four[0], four[1]), _mm512_unpackhi_ps(four[0], four[1]));
+  const vf all = f(eight, _mm512_permute_ps(eight, 0x4e));
   return _mm512_permutexvar_ps((__m512i)vi{0, 4, 8, 12, 1, 5, 9, 13, 0, 4, 8, 12, 1, 5, 9, 13}, all);
+}
+
+/// ln x of normal x >= 0.75: ln 2 times the exponent, and 2 atanh((m - 1) / (m + 1)) of the mantissa in [0.75, 1.5), as a
+/// series in at most 0.2; absolute error 1e-7 or so.
+FP8_INLINE vf logOf(vf x) {
+  const vf m = _mm512_getmant_ps(x, _MM_MANT_NORM_p75_1p5, _MM_MANT_SIGN_src), e = _mm512_getexp_ps(x / m);
+  const vf s = (m - splat(1.0f)) / (m + splat(1.0f)), square = s * s;
+  vf p = splat(1.0f / 9);
+  p = reg::mulAdd(p, square, splat(1.0f / 7));
+  p = reg::mulAdd(p, square, splat(1.0f / 5));
+  p = reg::mulAdd(p, square, splat(1.0f / 3));
+  p = reg::mulAdd(p, square, splat(1.0f));
+  return reg::mulAdd(e, splat(0.693147181f), (s + s) * p);
 }

@@ -12,8 +12,8 @@ inline int64_t unfold(int64_t f, int64_t blocks) { return f % 2 == 0 ? f / 2 : b
 inline int64_t queryTasks(const AttentionArgs& x) { return x.batch * x.heads * blocksOf(x.queries); }
 inline int64_t keyTasks(const AttentionArgs& x) { return x.batch * x.kvHeads * blocksOf(x.keys); }
 
-/// The first query block that sees key j0.
-inline int64_t firstBlock(const AttentionArgs& x, int64_t j0) { return most(0, j0 - x.offset) / kBlock * kBlock; }
+/// The first query block that sees key j0, in backward, where queries and keys are the same positions.
+inline int64_t firstBlock(int64_t j0) { return j0 / kBlock * kBlock; }
 
 template <class Keys> void forward(const AttentionArgs& x, float* scratch, int64_t begin, int64_t end) {
   Keys keys(x, scratch);
@@ -45,13 +45,11 @@ template <class Pair> void backwardPairs(const AttentionArgs& x, float* scratch,
   for (int64_t task = begin; task < end; task++) {
     const int64_t b = task / x.kvHeads, kvHead = task % x.kvHeads;
     pair.packKeys(x, b, kvHead);
-    clear(pair.dk, 2 * pair.keys * pair.width);  // dk and dv
     for (int64_t head = kvHead * x.group(); head < (kvHead + 1) * x.group(); head++) {
       pair.packQueries(x, b, head);
-      clear(pair.dq, pair.queries * pair.width);
-      const bool last = head + 1 == (kvHead + 1) * x.group();
+      const bool first = head == kvHead * x.group(), last = head + 1 == (kvHead + 1) * x.group();
       int64_t steps = 0;
-      for (int64_t j0 = 0; j0 < x.keys; j0 += kBlock) steps += (x.queries - firstBlock(x, j0)) / Pair::kRowGroup;
+      for (int64_t j0 = 0; j0 < x.keys; j0 += kBlock) steps += (x.queries - firstBlock(j0)) / Pair::kRowGroup;
       ahead.start(steps);
       if (!last || task + 1 < end) {
         ahead.addQueries(x, b * x.heads + head + 1, last);
@@ -62,11 +60,14 @@ template <class Pair> void backwardPairs(const AttentionArgs& x, float* scratch,
         ahead.add(x.dk, b, kvHead, x.dim, 0, x.keys, true);
       }
       ahead.add(x.dq, b, head, x.dim, 0, x.queries, true);
-      for (int64_t j0 = 0; j0 < x.keys; j0 += kBlock)
-        for (int64_t i0 = firstBlock(x, j0); i0 < x.queries; i0 += kBlock) pair.block(x, i0, j0, true, true, ahead);
-      pair.writeQueries(x, b, head, 0, x.queries);
+      for (int64_t j0 = 0; j0 < x.keys; j0 += kBlock) {
+        for (int64_t i0 = firstBlock(j0); i0 < x.queries; i0 += kBlock) {
+          pair.block(x, i0, j0, true, true, first, ahead);
+          if (i0 == j0) pair.writeQueries(x, b, head, i0, least(kBlock, x.queries - i0));  // their last keys
+        }
+        if (last) pair.writeKeys(x, b, kvHead, j0, least(kBlock, x.keys - j0));
+      }
     }
-    pair.writeKeys(x, b, kvHead, 0, x.keys);
   }
 }
 
@@ -79,13 +80,10 @@ template <class Pair> void backwardQueries(const AttentionArgs& x, float* scratc
     const int64_t all = task / blocks, b = all / x.heads, head = all % x.heads, kvHead = head / x.group();
     const int64_t i0 = unfold(task % blocks, blocks) * kBlock;
     if (b * x.kvHeads + kvHead != readyPair) pair.packKeys(x, b, kvHead);
-    if (all != readyHead) {
-      pair.packQueries(x, b, head);
-      clear(pair.dq, pair.queries * pair.width);
-    }
+    if (all != readyHead) pair.packQueries(x, b, head);
     readyPair = b * x.kvHeads + kvHead;
     readyHead = all;
-    for (int64_t j0 = 0; j0 < x.keys && firstBlock(x, j0) <= i0; j0 += kBlock) pair.block(x, i0, j0, true, false, none);
+    for (int64_t j0 = 0; j0 < x.keys && firstBlock(j0) <= i0; j0 += kBlock) pair.block(x, i0, j0, true, false, false, none);
     pair.writeQueries(x, b, head, i0, least(kBlock, x.queries - i0));
   }
 }
@@ -99,12 +97,11 @@ template <class Pair> void backwardKeys(const AttentionArgs& x, float* scratch, 
     const int64_t all = task / blocks, b = all / x.kvHeads, kvHead = all % x.kvHeads;
     const int64_t last = least(end, (all + 1) * blocks);
     pair.packKeys(x, b, kvHead);
-    clear(pair.dk, 2 * pair.keys * pair.width);
     for (int64_t head = kvHead * x.group(); head < (kvHead + 1) * x.group(); head++) {
       pair.packQueries(x, b, head);
       for (int64_t t = task; t < last; t++) {
         const int64_t j0 = unfold(t % blocks, blocks) * kBlock;
-        for (int64_t i0 = firstBlock(x, j0); i0 < x.queries; i0 += kBlock) pair.block(x, i0, j0, false, true, none);
+        for (int64_t i0 = firstBlock(j0); i0 < x.queries; i0 += kBlock) pair.block(x, i0, j0, false, true, head == kvHead * x.group(), none);
       }
     }
     for (; task < last; task++) {
