@@ -30,11 +30,14 @@ class RowsAhead {
 
   /// The next portion, one of `steps`.
   void fetch() {
-    for (int64_t n = (rows + steps - 1) / steps; n > 0 && parts > 0; n--) {
+    for (int64_t n = (rows + steps - 1) / steps; n > 0 && parts > 0;) {
       Part& p = list[parts - 1];
-      for (int64_t at = 0; at < p.bytes; at += 64) ask(p.row + at, p.write);
-      p.row += p.step;
-      if (--p.count == 0) parts--;
+      const int64_t some = least(n, p.count);
+      if (p.write) p.row = ask<true>(p.row, p.step, some, p.bytes);
+      else p.row = ask<false>(p.row, p.step, some, p.bytes);
+      n -= some;
+      p.count -= some;
+      if (p.count == 0) parts--;
     }
   }
 
@@ -48,13 +51,17 @@ class RowsAhead {
   int parts = 0;
   int64_t rows = 0, steps = 1;
 
-  static FP8_INLINE void ask(const char* line, bool write) {
+  template <bool write>
+  static FP8_INLINE const char* ask(const char* row, int64_t step, int64_t count, int64_t bytes) {
+    for (; count > 0; count--, row += step)
+      for (int64_t at = 0; at < bytes; at += 64) {
 #if defined(__x86_64__)
-    if (write) asm volatile("prefetchw %0" : : "m"(*line));
-    else __builtin_prefetch(line, 0, 2);
+        if (write) asm volatile("prefetchw %0" : : "m"(row[at]));
+        else __builtin_prefetch(row + at, 0, 2);
 #else
-    if (write) __builtin_prefetch(line, 1, 2);
-    else __builtin_prefetch(line, 0, 2);
+        __builtin_prefetch(row + at, write, 2);
 #endif
+      }
+    return row;
   }
 };

@@ -5,6 +5,9 @@
 /// Keys at a time; rows of scores are so long. More than a block, so that the output is loaded, scaled and stored less often.
 constexpr int64_t kSpan = 3 * kBlock;
 
+/// Groups of rows at a time: what one waits for, the other computes, and the keys they share stay in the L1 cache.
+constexpr int64_t kTwo = 2;
+
 constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
 
 /// K as panels and V as zipped rows, of one (batch, kv head).
@@ -29,46 +32,55 @@ struct DotKeys {
   }
 };
 
-/// Scores of kDotRows rows, of which row r sees `first + r` of `columns` (all, if `whole`, and 32 divides them), to
-/// probabilities p in bf16, zero up to the next multiple of 32. Updates the running maximum m (in powers of two, scale and
-/// all) and denominator l, and leaves in `factor` what the earlier output of each row must be multiplied by.
-template <bool whole>
-static void dotSoftmax(const float* s, uint32_t* p, int64_t first, int64_t columns, float scale, float* m, float* l,
-                       float* factor) {
+/// A group of kDotRows rows against a span of keys: row r sees `first + r` columns, the last of them `seen`.
+struct DotGroup {
+  int64_t first, seen;
+  float *s, *m, *l;  // scores; the running maximum (in powers of two, scale and all) and denominator
+  uint32_t* p;       // probabilities
+  float* factor;     // what the earlier output of each row must be multiplied by
+};
+
+/// Updates m and leaves the factors.
+FP8_INLINE void dotMaxima(const DotGroup& g, float scale) {
   vf top[kDotRows];
+  const int64_t whole = least(g.first, g.seen) / kLanes * kLanes;
 #pragma GCC unroll 8
   for (int64_t r = 0; r < kDotRows; r++) {
     top[r] = splat(kMinusInf);
-    for (int64_t j = 0; j < columns; j += kLanes) {
-      const vf v = loadRegister<vf>(s + r * kSpan + j);
-      if (whole) top[r] = reg::max(v, top[r]);
-      else top[r] = _mm512_mask_max_ps(top[r], __mmask16(lanesBefore(first + r - j)), v, top[r]);
-    }
+    for (int64_t j = 0; j < whole; j += kLanes) top[r] = reg::max(loadRegister<vf>(g.s + r * kSpan + j), top[r]);
+    for (int64_t j = whole; j < g.seen; j += kLanes)
+      top[r] = _mm512_mask_max_ps(top[r], __mmask16(lanesBefore(g.first + r - j)), loadRegister<vf>(g.s + r * kSpan + j),
+                                  top[r]);
   }
-  const vf before = _mm512_maskz_loadu_ps(0xff, m);
+  const vf before = _mm512_maskz_loadu_ps(0xff, g.m);
   const vf now = reg::max(foldRows(top, reg::max) * splat(scale), before);  // NaN: stays what it was
-  _mm512_mask_storeu_ps(m, 0xff, now);
-  store(factor, F32(exp2OrZero(before - now, 0xff)));
+  _mm512_mask_storeu_ps(g.m, 0xff, now);
+  _mm512_store_ps(g.factor, exp2OrZero(before - now, 0xff));
+}
+
+/// Scores to probabilities in bf16, zero from what a row sees to the next multiple of 32; updates l.
+FP8_INLINE void dotExponentials(const DotGroup& g, float scale) {
+  const int64_t whole = least(g.first, g.seen) / 32 * 32;
   for (int64_t r = 0; r < kDotRows; r++) {
-    const float* row = s + r * kSpan;
-    const vf shift = splat(-m[r]), factorOfScore = splat(scale);
-    vf total = load(l + r * kLanes).a * splat(factor[r]);
-#pragma GCC unroll 3
-    for (int64_t j = 0; j < columns; j += 32) {
-      const uint32_t seen = whole ? ~0u : lanesBefore(first + r - j);
+    const float* row = g.s + r * kSpan;
+    const vf shift = splat(-g.m[r]), factorOfScore = splat(scale);
+    vf total = load(g.l + r * kLanes).a * splat(g.factor[r]);
+    const auto two = [&](int64_t j, uint32_t seen) FP8_LAMBDA {
       const vf x0 = reg::mulAdd(loadRegister<vf>(row + j), factorOfScore, shift);
       const vf x1 = reg::mulAdd(loadRegister<vf>(row + j + kLanes), factorOfScore, shift);
       const vf low = exp2OrZero(x0, __mmask16(seen)), high = exp2OrZero(x1, __mmask16(seen >> 16));
-      _mm512_storeu_si512(p + (r * kSpan + j) / 2, toBf16(low, high));
+      _mm512_storeu_si512(g.p + (r * kSpan + j) / 2, toBf16(low, high));
       total = total + low;
       total = total + high;
-    }
-    store(l + r * kLanes, F32(total));
+    };
+    for (int64_t j = 0; j < whole; j += 32) two(j, ~0u);
+    for (int64_t j = whole; j < g.seen; j += 32) two(j, lanesBefore(g.first + r - j));
+    store(g.l + r * kLanes, F32(total));
   }
 }
 
 inline int64_t dotForwardScratch(const AttentionArgs& x) {
-  return DotKeys::floats(x) + kBlock * dotWidth(x) * 3 / 2 + kDotRows * kSpan * 3 / 2 + kBlock * (kLanes + 1);
+  return DotKeys::floats(x) + kBlock * dotWidth(x) * 3 / 2 + kTwo * kDotRows * kSpan * 3 / 2 + kBlock * (kLanes + 1);
 }
 
 /// One query block (rows i0 .. i0 + count of one head) against all keys it sees.
@@ -77,34 +89,41 @@ inline void forwardBlock(const AttentionArgs& x, const DotKeys& packed, float* s
   const int64_t width = packed.width, padded = roundUp(count, kDotRows), columns = roundUp(x.dim, kLanes);
   float* out = scratch;
   float* s = out + kBlock * width;
-  float* l = s + kDotRows * kSpan;
+  float* l = s + kTwo * kDotRows * kSpan;
   float* m = l + kBlock * kLanes;
   uint32_t* q = reinterpret_cast<uint32_t*>(m + kBlock);
   uint32_t* p = q + kBlock * width / 2;
   packBf16Rows(reinterpret_cast<uint16_t*>(q), width, padded, x.q, b, head, x.dim, i0, count);
   clear(l, padded * kLanes);
   for (int64_t i = 0; i < padded; i++) m[i] = kMinusInf;
-  alignas(64) float factor[kLanes];
+  alignas(64) float factor[kTwo][kLanes];
+  const float scale = x.scale * kLog2E;
   for (int64_t j0 = 0; j0 < x.keys && j0 <= i0 + count - 1; j0 += kSpan) {
     const int64_t present = least(kSpan, x.keys - j0);
-    for (int64_t r0 = 0; r0 < count; r0 += kDotRows) {
-      const int64_t first = i0 + r0 - j0 + 1;  // columns that the group's first row sees
-      const int64_t seen = least(first + kDotRows - 1, present);
-      if (seen <= 0) continue;
-      ahead.fetch();
-      for (int64_t j = 0; j < seen; j += kBlock)
-        dotRows<false, Into::store>(q + r0 * width / 2, width / 2, packed.panels + (j0 + j) * width / 2, kBlock,
-                                    (x.dim + 1) / 2, s + j, kSpan, roundUp(least(kBlock, seen - j), kLanes));
-      if (first >= seen && seen % 32 == 0)
-        dotSoftmax<true>(s, p, 0, seen, x.scale * kLog2E, m + r0, l + r0 * kLanes, factor);
-      else
-        dotSoftmax<false>(s, p, first, seen, x.scale * kLog2E, m + r0, l + r0 * kLanes, factor);
-      const uint32_t* values = packed.values + j0 * width / 2;
-      if (j0 == 0)
-        dotRows<false, Into::store>(p, kSpan / 2, values, width, (seen + 1) / 2, out + r0 * width, width, columns);
-      else
-        dotRows<false, Into::rescale>(p, kSpan / 2, values, width, (seen + 1) / 2, out + r0 * width, width, columns,
-                                      factor);
+    for (int64_t r0 = 0; r0 < count; r0 += kTwo * kDotRows) {
+      const auto forGroups = [&](auto f) FP8_LAMBDA {
+        for (int64_t i = 0; i < kTwo; i++) {
+          const int64_t r = r0 + i * kDotRows, first = i0 + r - j0 + 1;
+          const int64_t seen = least(first + kDotRows - 1, present);
+          if (r < count && seen > 0)
+            f(r, DotGroup{first, seen, s + i * kDotRows * kSpan, m + r, l + r * kLanes, p + i * kDotRows * kSpan / 2,
+                          factor[i]});
+        }
+      };
+      for (int64_t j = 0; j < present; j += kBlock)  // a panel of keys, in the L1 cache, for both groups
+        forGroups([&](int64_t r, const DotGroup& g) {
+          if (j == 0) ahead.fetch();
+          if (j < g.seen)
+            dotRows<false, Into::store>(q + r * width / 2, width / 2, packed.panels + (j0 + j) * width / 2, kBlock,
+                                        (x.dim + 1) / 2, g.s + j, kSpan, roundUp(least(kBlock, g.seen - j), kLanes));
+        });
+      forGroups([&](int64_t, const DotGroup& g) { dotMaxima(g, scale); });
+      forGroups([&](int64_t, const DotGroup& g) { dotExponentials(g, scale); });
+      forGroups([&](int64_t r, const DotGroup& g) {
+        const auto product = j0 == 0 ? dotRows<false, Into::store> : dotRows<false, Into::rescale>;
+        product(g.p, kSpan / 2, packed.values + j0 * width / 2, width, (g.seen + 1) / 2, out + r * width, width, columns,
+                g.factor);
+      });
     }
   }
   for (int64_t r0 = 0; r0 < count; r0 += kDotRows) {
@@ -112,10 +131,10 @@ inline void forwardBlock(const AttentionArgs& x, const DotKeys& packed, float* s
     for (int64_t r = 0; r < kDotRows; r++) rows[r] = load(l + (r0 + r) * kLanes).a;
     const vf total = foldRows(rows, reg::add);
     const vf logs = reg::mulAdd(_mm512_maskz_loadu_ps(0xff, m + r0), splat(kLn2), logOf(total));
-    store(factor, F32(splat(1.0f) / total));
+    _mm512_store_ps(factor[0], splat(1.0f) / total);
     const int64_t n = least(kDotRows, count - r0);
     for (int64_t r = 0; r < n; r++)
-      writeDotRow(x.y, i0 + r0 + r, b, head, x.dim, out + (r0 + r) * width, factor[r]);
+      writeDotRow(x.y, i0 + r0 + r, b, head, x.dim, out + (r0 + r) * width, factor[0][r]);
     if (x.lse) _mm512_mask_storeu_ps(x.lse + (b * x.heads + head) * x.queries + i0 + r0, __mmask16(lanesBefore(n)), logs);
   }
 }

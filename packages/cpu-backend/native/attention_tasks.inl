@@ -2,18 +2,15 @@
 // holds the keys and values of a (batch, kv head) and has forwardBlock(); Pair (BackwardPair, DotPair) holds those and a
 // query head and has block().
 //
-// Backward: key blocks are the outer loop, query blocks the inner one. dK and dV of a kv head gather the heads of its group
-// in order, dQ its key blocks in order. The finer tasks keep both orders, so every way of splitting the work gives the
-// same bits.
+// Backward, where queries and keys are the same positions: key blocks are the outer loop, query blocks from there on the
+// inner one. dK and dV of a kv head gather the heads of its group in order, dQ its key blocks in order. The finer tasks keep
+// both orders, so every way of splitting the work gives the same bits.
 
 /// Query block of folded position f: 0, n - 1, 1, n - 2, … so that any run of tasks mixes short and long rows.
 inline int64_t unfold(int64_t f, int64_t blocks) { return f % 2 == 0 ? f / 2 : blocks - 1 - f / 2; }
 
 inline int64_t queryTasks(const AttentionArgs& x) { return x.batch * x.heads * blocksOf(x.queries); }
 inline int64_t keyTasks(const AttentionArgs& x) { return x.batch * x.kvHeads * blocksOf(x.keys); }
-
-/// The first query block that sees key j0, in backward, where queries and keys are the same positions.
-inline int64_t firstBlock(int64_t j0) { return j0 / kBlock * kBlock; }
 
 template <class Keys> void forward(const AttentionArgs& x, float* scratch, int64_t begin, int64_t end) {
   Keys keys(x, scratch);
@@ -49,7 +46,7 @@ template <class Pair> void backwardPairs(const AttentionArgs& x, float* scratch,
       pair.packQueries(x, b, head);
       const bool first = head == kvHead * x.group(), last = head + 1 == (kvHead + 1) * x.group();
       int64_t steps = 0;
-      for (int64_t j0 = 0; j0 < x.keys; j0 += kBlock) steps += (x.queries - firstBlock(j0)) / Pair::kRowGroup;
+      for (int64_t j0 = 0; j0 < x.keys; j0 += kBlock) steps += (x.queries - j0) / Pair::kRowGroup;
       ahead.start(steps);
       if (!last || task + 1 < end) {
         ahead.addQueries(x, b * x.heads + head + 1, last);
@@ -61,7 +58,7 @@ template <class Pair> void backwardPairs(const AttentionArgs& x, float* scratch,
       }
       ahead.add(x.dq, b, head, x.dim, 0, x.queries, true);
       for (int64_t j0 = 0; j0 < x.keys; j0 += kBlock) {
-        for (int64_t i0 = firstBlock(j0); i0 < x.queries; i0 += kBlock) {
+        for (int64_t i0 = j0; i0 < x.queries; i0 += kBlock) {
           pair.block(x, i0, j0, true, true, first, ahead);
           if (i0 == j0) pair.writeQueries(x, b, head, i0, least(kBlock, x.queries - i0));  // their last keys
         }
@@ -83,7 +80,7 @@ template <class Pair> void backwardQueries(const AttentionArgs& x, float* scratc
     if (all != readyHead) pair.packQueries(x, b, head);
     readyPair = b * x.kvHeads + kvHead;
     readyHead = all;
-    for (int64_t j0 = 0; j0 < x.keys && firstBlock(j0) <= i0; j0 += kBlock) pair.block(x, i0, j0, true, false, false, none);
+    for (int64_t j0 = 0; j0 <= i0; j0 += kBlock) pair.block(x, i0, j0, true, false, false, none);
     pair.writeQueries(x, b, head, i0, least(kBlock, x.queries - i0));
   }
 }
@@ -101,7 +98,8 @@ template <class Pair> void backwardKeys(const AttentionArgs& x, float* scratch, 
       pair.packQueries(x, b, head);
       for (int64_t t = task; t < last; t++) {
         const int64_t j0 = unfold(t % blocks, blocks) * kBlock;
-        for (int64_t i0 = firstBlock(j0); i0 < x.queries; i0 += kBlock) pair.block(x, i0, j0, false, true, head == kvHead * x.group(), none);
+        for (int64_t i0 = j0; i0 < x.queries; i0 += kBlock)
+          pair.block(x, i0, j0, false, true, head == kvHead * x.group(), none);
       }
     }
     for (; task < last; task++) {
