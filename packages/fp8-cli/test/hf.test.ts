@@ -91,8 +91,9 @@ test('ranks in other layouts start from the same weights', async () => {
 test.each<[args: string[], line: RegExp]>([
   [['import', 'nowhere', '--out', path('x')], /nowhere is neither a run nor a Hugging Face model/],
   [['import', llama], /required option '--out/],
-  [['export', path('run'), '--out', path('run')], /run is not empty; choose another folder/],
+  [['export', path('run'), '--out', path('run')], /run is not an empty folder; choose another one/],
   [['export', path('run'), '--out', path('x'), '--dtype', 'fp8'], /--dtype.*fp8.*f32, bf16, f16/],
+  [['export', path('run'), '--out', tiny], /tiny.json is not an empty folder; choose another one/],
   [['export', 'nowhere', '--out', path('x')], /nowhere/],
   [['generate', '--checkpoint', llama, '--prompt', 'x'], /has no tokenizer \(its folder had no tokenizer.json\)/],
   [['train', '--init', llama, '--dp', '2'], /llama has no tokenizer; give one with --tokenizer/],

@@ -1,7 +1,7 @@
 // Hugging Face models in and out, against PyTorch twins with transformers' names and formulas (benchmarks/oracle/torch_hf.py), which
 // gave the logits in float64.
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { empty, modelContext, recipes, scope, type Tensor } from 'fp8-core';
@@ -112,6 +112,16 @@ describe.each(models)('%s', (name) => {
         true,
       );
   });
+});
+
+test('an export that was killed leaves nothing behind the next one, and one that goes on is let alone', () => {
+  const [run, out] = [fresh(), fresh()];
+  importModel(golden('gpt2'), run);
+  const { pid: dead } = spawnSync(process.execPath, ['--version']);
+  const [killed, alive, other] = [`${out}.tmp-${dead}`, `${out}.tmp-${process.ppid}`, `${out}.tmp-notes`];
+  for (const path of [killed, alive, other]) mkdirSync(path);
+  exportModel(run, out);
+  expect([killed, alive, other, out].map((path) => existsSync(path))).toEqual([false, true, true, true]);
 });
 
 describe('a run in FP8', () => {

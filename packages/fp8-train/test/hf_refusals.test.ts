@@ -171,7 +171,7 @@ describe('is refused in one line that names it:', () => {
     const run = fresh();
     importModel(golden('gpt2'), run);
     expect(userError(() => importModel(golden('gpt2'), run))).toMatch(/holds a run already/);
-    expect(userError(() => exportModel(run, run))).toMatch(/is not empty/);
+    expect(userError(() => exportModel(run, run))).toMatch(/is not an empty folder/);
   });
 
   test('a value that f16 does not hold', () => {

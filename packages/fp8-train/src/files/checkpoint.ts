@@ -157,7 +157,7 @@ function keepNewest(dir: string, keep: number, current: number): void {
 }
 
 /** Writing is synchronous, so whatever carries our own id is from an earlier owner of that id or a failed attempt. */
-function isLiveWriter(pid: number, path: string): boolean {
+export function isLiveWriter(pid: number, path: string): boolean {
   if (pid === process.pid) return false;
   try {
     process.kill(pid, 0);

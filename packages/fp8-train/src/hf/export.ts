@@ -1,10 +1,11 @@
 // A checkpoint of ours as a Hugging Face folder, which transformers and whatever reads its format can load. The weights are those of
 // the master copy where there is one: FP8 and scaled FP16 tensors become plain ones, exactly so in f32.
-import { existsSync, mkdirSync, readdirSync, renameSync, rmdirSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, renameSync, rmdirSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { encodeBf16, encodeF16, sizeOf, UserError } from 'fp8-core';
 import { type GptConfig, hfShape, type TensorMap, type Tokenizer, toHfConfig } from 'fp8-models';
 import { explainDisk, removeQuietly, syncFolder, writeDurably } from '../files/atomic.ts';
+import { isLiveWriter } from '../files/checkpoint.ts';
 import { readCheckpoint, type SafetensorsDtype, type TensorSource, writeSafetensors } from '../files/index.ts';
 import { stateFiles } from '../state.ts';
 import { checkpointWeights, type StoredTensor, valuesOf, type Weights } from '../weights.ts';
@@ -41,8 +42,8 @@ export interface ExportResult {
  * @throws UserError if no family has this model, a value does not fit f16, a checkpoint is damaged or the disk refuses
  */
 export function exportModel(run: string, out: string, dtype?: ExportDtype): ExportResult {
-  if (existsSync(out) && readdirSync(out).length > 0)
-    throw new UserError(`${out} is not empty; choose another folder, or remove it first`);
+  if (existsSync(out) && !(statSync(out).isDirectory() && readdirSync(out).length === 0))
+    throw new UserError(`${out} is not an empty folder; choose another one, or remove it first`);
   const checkpoint = readCheckpoint(run);
   const weights = checkpointWeights(checkpoint);
   const aside = `${resolve(out)}.tmp-${process.pid}`;
@@ -52,7 +53,7 @@ export function exportModel(run: string, out: string, dtype?: ExportDtype): Expo
     const { stored, torch } = exportDtypes[chosen];
     const { family, json } = toHfConfig(config, { ...idsOf(tokenizer), torchDtype: torch });
     const sources = tensorsOf(weights, [...family.tensors(config)], stored);
-    removeQuietly(aside);
+    removeLeftovers(resolve(out));
     mkdirSync(aside, { recursive: true });
     const { size } = writeSafetensors(join(aside, 'model.safetensors'), sources, { format: 'pt' });
     writeJson(join(aside, 'config.json'), json);
@@ -77,6 +78,16 @@ export function exportModel(run: string, out: string, dtype?: ExportDtype): Expo
     throw explainDisk(error, 'write', out);
   } finally {
     weights.close();
+  }
+}
+
+/** Removes what exports to this folder left that were killed. */
+function removeLeftovers(out: string): void {
+  if (!existsSync(dirname(out))) return;
+  for (const name of readdirSync(dirname(out))) {
+    const path = join(dirname(out), name);
+    const pid = path.startsWith(`${out}.tmp-`) ? Number(path.slice(out.length + '.tmp-'.length)) : Number.NaN;
+    if (Number.isSafeInteger(pid) && pid > 0 && !isLiveWriter(pid, path)) removeQuietly(path);
   }
 }
 
