@@ -1,7 +1,6 @@
 // FP8 codes in 16-bit lanes, 32 at once, for groups whose codes are all normal numbers: nearly all groups of real tensors, and
-// half the instructions of exactF8 (group.h), which takes any value in range. A word is a sign, an exponent and enough of the
-// mantissa to round from: a stored bf16 or f16, or the upper half of a float whose last bit is set if the lower half is not zero
-// (rounding to odd, after which rounding again is safe). Rounding then is an integer sum and a shift.
+// half the instructions of exactF8 (group.h), which takes any value in range. A word is a stored bf16 or f16; rounding is an integer
+// sum and a shift. Floats are better off with exactF8: making words of them costs what the shorter way saves (docs/log.md).
 #pragma once
 #include "group.h"
 
@@ -49,23 +48,14 @@ template <class Y, int mantissa> struct Words {
 
 constexpr int kMagnitude16 = 0x7fff;
 
-/// 32 floats as words, rounded to odd.
-FP8_INLINE __m512i oddWords(F32 x, F32 y) {
-  const __m512i low = _mm512_set1_epi32(0xffff), odd = _mm512_set1_epi32(0x10000), u = (__m512i)x.a, v = (__m512i)y.a;
-  const __m512i a = _mm512_mask_or_epi32(u, _mm512_test_epi32_mask(u, low), u, odd);
-  const __m512i b = _mm512_mask_or_epi32(v, _mm512_test_epi32_mask(v, low), v, odd);
-  alignas(64) static constexpr uint16_t upper[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
-                                                     33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
-  return _mm512_permutex2var_epi16(a, _mm512_load_si512(upper), b);
-}
-
 template <class Y, class X>
 constexpr bool recodes = (isSame<Y, E4M3> || isSame<Y, E5M2>)&&(isSame<X, BF16> || isSame<X, F16>);
 #else
 template <class Y, class X> constexpr bool recodes = false;
 #endif
 
-/// FP8 codes straight from stored bf16 or f16, where the scales are powers of two. Here: from other types, never.
+/// FP8 codes straight from stored bf16 or f16, where the scales are powers of two. `on` goes out where the tensor holds too many codes
+/// that are not normal. Here: from other types, never.
 template <class Y, class X, bool = recodes<Y, X>> struct Recode {
   static constexpr bool on = false;
   FP8_INLINE Recode(float, float) {}
@@ -76,6 +66,7 @@ template <class Y, class X> struct Recode<Y, X, true> {
   static constexpr int mantissa = isSame<X, F16> ? 10 : 7;
   Words<Y, mantissa> words;
   bool on;
+  int misses = 0;  // eight for a group that was tried in vain, which costs as much again as it would have saved, less one for a success
   __m512i largest = _mm512_setzero_si512();
 
   static FP8_INLINE int exponentOf(float x) { return int(fp8lm::bitsOf(x) >> 23) - 127; }
@@ -87,7 +78,12 @@ template <class Y, class X> struct Recode<Y, X, true> {
   FP8_INLINE bool encode(const X* x, __m512i& codes) {
     const __m512i w0 = loadRegister<__m512i>(x), w1 = loadRegister<__m512i>(x + 32), mask = _mm512_set1_epi16(kMagnitude16);
     const __m512i a0 = _mm512_and_si512(w0, mask), a1 = _mm512_and_si512(w1, mask);
-    if (!words.encode(w0, w1, a0, a1, codes)) return false;
+    if (!words.encode(w0, w1, a0, a1, codes)) {
+      misses += 8;
+      on = misses < 256;
+      return false;
+    }
+    misses -= misses > 0;
     largest = _mm512_max_epu16(largest, _mm512_max_epu16(a0, a1));
     return true;
   }

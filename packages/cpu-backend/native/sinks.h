@@ -76,19 +76,6 @@ template <class Y> struct Sink {
     else if constexpr (isScaled<Y>) {
       AmaxSink group;
       for (int k = 0; k < 4; k++) group.put(x.v[k]);
-#if FP8_VEC_AVX512
-      if constexpr (streams) {
-        const Words<Y, 7> words(127);
-        const __m512i w0 = oddWords(x.v[0] * scale, x.v[1] * scale), w1 = oddWords(x.v[2] * scale, x.v[3] * scale);
-        const __m512i mask = _mm512_set1_epi16(kMagnitude16);
-        __m512i codes;
-        if (words.encode(w0, w1, _mm512_and_si512(w0, mask), _mm512_and_si512(w1, mask), codes)) {
-          largest.bits = max(largest.bits, group.bits);
-          storeCodes<true>(y + i, codes);
-          return;
-        }
-      }
-#endif
       if (allAtMost(floatOf(group.bits) * scale, maxStored<Y>)) {
         largest.bits = max(largest.bits, group.bits);
         storeGroup<Y, streams>(y + i, Group{{x.v[0] * scale, x.v[1] * scale, x.v[2] * scale, x.v[3] * scale}});
