@@ -48,9 +48,6 @@ constexpr int64_t kMaxSteps = 768, kChunkBytes = int64_t(64) << 20, kHugePage = 
 constexpr int64_t kSerialWork = 1 << 18;  // multiply-adds below which waking other threads does not pay
 constexpr int64_t kGroupWork = 1 << 22;   // multiply-adds that a thread takes of a job at once: some 40 us
 constexpr int kSkinnyRows = 4;
-// Packing one element costs as much time as this many multiply-adds (measured, AVX-512): into L2, into the shared buffer
-// beyond L2, into a buffer that is reused at once.
-constexpr double kCostB = 14, kCostSharedA = 26, kCostOwnA = 10;
 constexpr int64_t kTileFloats = 512;  // room for the largest mr x nr
 constexpr int64_t kRows = 16, kColumns = 64;  // own A is packed by so many rows, or columns of a source that runs along M
 
@@ -218,9 +215,9 @@ struct Problem {
       const int tn = threads / tm;
       const int64_t panels = ceilDiv(nPanels, tn), blocks = ceilDiv(panels, blockPanels);
       const double rows = double(ceilDiv(mPanels, tm)) * t.mr, columns = double(panels) * t.nr;
-      const double base = columns * (rows + kCostB);
+      const double base = columns * (rows + t.packing.b);
       for (const bool shareA : {true, false}) {
-        const double cost = base + (shareA ? double(mPanels * t.mr) / threads * kCostSharedA : rows * double(blocks) * kCostOwnA);
+        const double cost = base + (shareA ? double(mPanels * t.mr) / threads * t.packing.sharedA : rows * double(blocks) * t.packing.ownA);
         if (best > 0 && cost >= best) continue;
         best = cost;
         plan = {tm, tn, shareA};

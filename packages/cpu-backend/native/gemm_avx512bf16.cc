@@ -39,6 +39,7 @@ const GemmKernels& gemmAvx512Bf16() {
 const GemmKernels& gemmAvx512Dot() {
   static const GemmKernels table = [] {
     GemmKernels t = makeTable<Avx512Dot, 8, 3>("avx512dot");
+    t.packing = {32, 42, 7};  // Zen 4
     fillPacking<kF32AsBf16, 8, 48>(t);
     fillPacking<kF16AsBf16, 8, 48>(t);
     fillPacking<kBf16, 8, 48>(t);

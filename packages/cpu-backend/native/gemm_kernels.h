@@ -47,8 +47,15 @@ struct Ahead {
 /// Kinds of C, as microToC counts them.
 enum { kCF32, kCBf16, kCF16, kCTypes };
 
+/// Packing one element costs as much time as this many multiply-adds: of B into L2, of A into the buffer that all threads share,
+/// beyond L2, and of A into one that is used up at once. Measured.
+struct PackCost {
+  double b, sharedA, ownA;
+};
+
 struct GemmKernels {
   const char* name;
+  PackCost packing;
   int mr, nr, kUnit;
   PackFn packA[kKinds][2], packB[kKinds][2];  // [1]: the source is contiguous along K
   /// out = in + A panel * B panel over `dwords` steps; tiles are mr x nr floats; in may be null (zero) or equal to out.

@@ -25,6 +25,7 @@ template <class S, int MR, int NV> GemmKernels makeTable(const char* name) {
   constexpr int NR = NV * S::width;
   GemmKernels t{};
   t.name = name;
+  t.packing = {14, 26, 10};  // AVX-512 on Xeon
   t.mr = MR;
   t.nr = NR;
   t.kUnit = S::kUnit;
