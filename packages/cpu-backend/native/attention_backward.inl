@@ -7,6 +7,7 @@
 /// All operands of one (batch, kv head) and one of its query heads, packed.
 struct BackwardPair {
   static constexpr int64_t kRowGroup = kRows;
+  int64_t b = 0, kvHead = 0, head = 0;
   int64_t width, queries, keys;  // the latter two padded to whole blocks
   float *k, *kPanels, *vPanels;  // per pair
   float *q, *dy, *lse, *delta;   // per head; q carries the softmax scale
@@ -39,14 +40,16 @@ struct BackwardPair {
     delta = take(queries);
   }
 
-  void packKeys(const AttentionArgs& x, int64_t b, int64_t kvHead) {
+  void packKeys(const AttentionArgs& x, int64_t batch, int64_t kvHead_) {
+    b = batch, kvHead = kvHead_;
     packRows(k, width, keys, x.v, b, kvHead, x.dim, 0, x.keys);  // V passes through the place of K
     packPanels(vPanels, k, width, x.keys);
     packRows(k, width, keys, x.k, b, kvHead, x.dim, 0, x.keys);
     packPanels(kPanels, k, width, x.keys);
   }
 
-  void packQueries(const AttentionArgs& x, int64_t b, int64_t head) {
+  void packQueries(const AttentionArgs& x, int64_t batch, int64_t head_) {
+    b = batch, head = head_;
     packRows(dq, width, queries, x.y, b, head, x.dim, 0, x.queries);  // y passes through the place of dq
     packRows(dy, width, queries, x.dy, b, head, x.dim, 0, x.queries);
     packRows(q, width, queries, x.q, b, head, x.dim, 0, x.queries, x.scale);
@@ -69,6 +72,7 @@ struct BackwardPair {
       const int64_t seen = least(diagonal + r0 + kRows, cols);
       if (seen <= 0) continue;
       ahead.fetch();
+      if (i0 == j0) askToWrite(x.dq, b, head, x.dim, i0 + r0, least(kRows, rows - r0));  // complete after this block
       const int64_t padded = roundUp(seen, kLanes);
       rowGroup<false, Into::store>(q + (i0 + r0) * width, width, kPanels + j0 * width, kBlock, x.dim, p + r0 * kBlock,
                                    kBlock, padded);
@@ -83,6 +87,10 @@ struct BackwardPair {
     if (!wantKeys) return;
     const auto product = firstHead && i0 == j0 ? rowGroup<true, Into::store> : rowGroup<true, Into::add>;
     for (int64_t c0 = 0; c0 < cols; c0 += kRows) {
+      if (i0 + kBlock >= x.queries) {  // complete after this block
+        askToWrite(x.dk, b, kvHead, x.dim, j0 + c0, least(kRows, cols - c0));
+        askToWrite(x.dv, b, kvHead, x.dim, j0 + c0, least(kRows, cols - c0));
+      }
       // The first row group that reached column c0; the group's masked places hold zeros.
       const int64_t from = most(0, c0 - diagonal) / kRows * kRows, depth = rows - from;
       if (depth <= 0) break;
@@ -105,11 +113,11 @@ struct BackwardPair {
     for (int64_t j = most(0, seen); j < padded; j++) pr[j] = dsr[j] = 0.0f;
   }
 
-  void writeQueries(const AttentionArgs& x, int64_t b, int64_t head, int64_t i0, int64_t count) {
+  void writeQueries(const AttentionArgs& x, int64_t i0, int64_t count) {
     for (int64_t i = i0; i < i0 + count; i++) writeRow(x.dq, i, b, head, x.dim, dq + i * width, x.scale);
   }
 
-  void writeKeys(const AttentionArgs& x, int64_t b, int64_t kvHead, int64_t j0, int64_t count) {
+  void writeKeys(const AttentionArgs& x, int64_t j0, int64_t count) {
     for (int64_t j = j0; j < j0 + count; j++) {
       writeRow(x.dk, j, b, kvHead, x.dim, dk + j * width, 1.0f);
       writeRow(x.dv, j, b, kvHead, x.dim, dv + j * width, 1.0f);

@@ -79,7 +79,7 @@ void benchAttention() {
     int64_t seq, batch, heads, kvHeads, dim;
   };
   for (const Shape s :
-       {Shape{256, 4, 12, 12, 64}, Shape{512, 2, 12, 12, 64}, Shape{1024, 1, 12, 12, 64}, Shape{1024, 1, 12, 12, 128},
+       {Shape{256, 4, 12, 12, 64}, Shape{256, 4, 12, 12, 128}, Shape{512, 2, 12, 12, 64}, Shape{1024, 1, 12, 12, 64}, Shape{1024, 1, 12, 12, 128},
         Shape{64, 16, 6, 6, 64}, Shape{1024, 1, 12, 4, 64}, Shape{1024, 1, 1, 1, 64}, Shape{256, 4, 6, 6, 32}})
     for (DType type : {DType::bf16, DType::f32}) {
       const int64_t rows = s.seq * s.batch, wide = (s.heads + 2 * s.kvHeads) * s.dim;

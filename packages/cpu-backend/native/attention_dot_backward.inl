@@ -5,6 +5,7 @@
 /// All operands of one (batch, kv head) and one of its query heads, packed.
 struct DotPair {
   static constexpr int64_t kRowGroup = kDotRows;
+  int64_t b = 0, kvHead = 0, head = 0;
   int64_t width, queries, keys;               // the latter two padded to whole blocks
   uint32_t *kZipped, *kPanels, *vPanels;      // per pair
   uint32_t *q, *qZipped, *dy, *dyZipped;      // per head
@@ -48,7 +49,8 @@ struct DotPair {
     delta = take(queries);
   }
 
-  void packKeys(const AttentionArgs& x, int64_t b, int64_t kvHead) {
+  void packKeys(const AttentionArgs& x, int64_t batch, int64_t kvHead_) {
+    b = batch, kvHead = kvHead_;
     forSixteenRows(x.v, b, kvHead, x.dim, width, x.keys, copy, [&](int64_t t, const uint16_t* rows, int64_t stride)
                        FP8_LAMBDA { packPanel(vPanels, t, rows, stride, width); });
     forSixteenRows(x.k, b, kvHead, x.dim, width, x.keys, copy, [&](int64_t t, const uint16_t* rows, int64_t stride)
@@ -58,7 +60,8 @@ struct DotPair {
                        });
   }
 
-  void packQueries(const AttentionArgs& x, int64_t b, int64_t head) {
+  void packQueries(const AttentionArgs& x, int64_t batch, int64_t head_) {
+    b = batch, head = head_;
     const auto copyAndZip = [&](const HeadView& from, uint32_t* out, uint32_t* zipped) FP8_LAMBDA {
       forSixteenRows(from, b, head, x.dim, width, x.queries, copy, [&](int64_t t, const uint16_t* rows, int64_t stride)
                          FP8_LAMBDA {
@@ -101,6 +104,7 @@ struct DotPair {
       const int64_t seen = least(diagonal + r0 + kDotRows, cols);
       if (seen <= 0) continue;
       ahead.fetch();
+      if (i0 == j0) askToWrite(x.dq, b, head, x.dim, i0 + r0, least(kDotRows, rows - r0));  // complete after this block
       const int64_t padded = roundUp(seen, kLanes);
       dotRows<false, Into::store>(q + (i0 + r0) * half, half, kPanels + j0 * half, kBlock, depth, s, kBlock, padded);
       dotRows<false, Into::store>(dy + (i0 + r0) * half, half, vPanels + j0 * half, kBlock, depth, dp, kBlock, padded);
@@ -122,6 +126,10 @@ struct DotPair {
     if (!wantKeys) return;
     const auto product = firstHead && i0 == j0 ? dotRows<true, Into::store> : dotRows<true, Into::add>;
     for (int64_t c0 = 0; c0 < cols; c0 += kDotRows) {
+      if (i0 + kBlock >= x.queries) {  // complete after this block
+        askToWrite(x.dk, b, kvHead, x.dim, j0 + c0, least(kDotRows, cols - c0));
+        askToWrite(x.dv, b, kvHead, x.dim, j0 + c0, least(kDotRows, cols - c0));
+      }
       // The first row group that reached column c0; the group's masked places hold zeros.
       const int64_t from = most(0, c0 - diagonal) / kDotRows * kDotRows, pairs = (rows - from + 1) / 2;
       if (pairs <= 0) break;
@@ -161,11 +169,11 @@ struct DotPair {
     }
   }
 
-  void writeQueries(const AttentionArgs& x, int64_t b, int64_t head, int64_t i0, int64_t count) {
+  void writeQueries(const AttentionArgs& x, int64_t i0, int64_t count) {
     for (int64_t i = i0; i < i0 + count; i++) writeDotRow(x.dq, i, b, head, x.dim, dq + i * width, x.scale);
   }
 
-  void writeKeys(const AttentionArgs& x, int64_t b, int64_t kvHead, int64_t j0, int64_t count) {
+  void writeKeys(const AttentionArgs& x, int64_t j0, int64_t count) {
     for (int64_t j = j0; j < j0 + count; j++) {
       writeDotRow(x.dk, j, b, kvHead, x.dim, dk + j * width, x.scale);
       writeDotRow(x.dv, j, b, kvHead, x.dim, dv + j * width, 1.0f);

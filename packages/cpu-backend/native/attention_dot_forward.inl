@@ -113,6 +113,7 @@ inline void forwardBlock(const AttentionArgs& x, const DotKeys& packed, float* s
       for (int64_t j = 0; j < present; j += kBlock)  // a panel of keys, in the L1 cache, for both groups
         forGroups([&](int64_t r, const DotGroup& g) {
           if (j == 0) ahead.fetch();
+          if (j0 + j == 0) askToWrite(x.y, b, head, x.dim, i0 + r, least(kDotRows, count - r));
           if (j < g.seen)
             dotRows<false, Into::store>(q + r * width / 2, width / 2, packed.panels + (j0 + j) * width / 2, kBlock,
                                         (x.dim + 1) / 2, g.s + j, kSpan, roundUp(least(kBlock, g.seen - j), kLanes));

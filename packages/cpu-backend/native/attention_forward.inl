@@ -72,6 +72,7 @@ inline void forwardBlock(const AttentionArgs& x, const PackedKeys& packed, float
       const int64_t seen = least(first + kRows, least(kBlock, x.keys - j0));
       if (seen <= 0) continue;
       ahead.fetch();
+      if (j0 == 0) askToWrite(x.y, b, head, x.dim, i0 + r0, least(kRows, count - r0));
       const int64_t columns = roundUp(seen, kLanes);
       rowGroup<false, Into::store>(q + r0 * width, width, keys, kBlock, x.dim, s, kBlock, columns);
       for (int64_t r = 0; r < kRows; r++)

@@ -31,7 +31,6 @@ template <class Keys> void forward(const AttentionArgs& x, float* scratch, int64
       steps += groupsOf(count(t), Keys::kRowGroup) * groupsOf(x.offset + from(t) + count(t), Keys::kPass);
     ahead.start(steps);
     if (last < end) ahead.addQueries(x, all + 1, (all + 1) / x.group() != all / x.group());
-    ahead.add(x.y, b, head, x.dim, 0, x.queries, true);
     for (; task < last; task++) forwardBlock(x, keys, rest, b, head, from(task), count(task), ahead);
   }
 }
@@ -52,17 +51,12 @@ template <class Pair> void backwardPairs(const AttentionArgs& x, float* scratch,
         ahead.addQueries(x, b * x.heads + head + 1, last);
         ahead.addGradient(x, b * x.heads + head + 1);
       }
-      if (last) {
-        ahead.add(x.dv, b, kvHead, x.dim, 0, x.keys, true);
-        ahead.add(x.dk, b, kvHead, x.dim, 0, x.keys, true);
-      }
-      ahead.add(x.dq, b, head, x.dim, 0, x.queries, true);
       for (int64_t j0 = 0; j0 < x.keys; j0 += kBlock) {
         for (int64_t i0 = j0; i0 < x.queries; i0 += kBlock) {
           pair.block(x, i0, j0, true, true, first, ahead);
-          if (i0 == j0) pair.writeQueries(x, b, head, i0, least(kBlock, x.queries - i0));  // their last keys
+          if (i0 == j0) pair.writeQueries(x, i0, least(kBlock, x.queries - i0));  // their last keys
         }
-        if (last) pair.writeKeys(x, b, kvHead, j0, least(kBlock, x.keys - j0));
+        if (last) pair.writeKeys(x, j0, least(kBlock, x.keys - j0));
       }
     }
   }
@@ -81,7 +75,7 @@ template <class Pair> void backwardQueries(const AttentionArgs& x, float* scratc
     readyPair = b * x.kvHeads + kvHead;
     readyHead = all;
     for (int64_t j0 = 0; j0 <= i0; j0 += kBlock) pair.block(x, i0, j0, true, false, false, none);
-    pair.writeQueries(x, b, head, i0, least(kBlock, x.queries - i0));
+    pair.writeQueries(x, i0, least(kBlock, x.queries - i0));
   }
 }
 
@@ -104,7 +98,7 @@ template <class Pair> void backwardKeys(const AttentionArgs& x, float* scratch, 
     }
     for (; task < last; task++) {
       const int64_t j0 = unfold(task % blocks, blocks) * kBlock;
-      pair.writeKeys(x, b, kvHead, j0, least(kBlock, x.keys - j0));
+      pair.writeKeys(x, j0, least(kBlock, x.keys - j0));
     }
   }
 }
