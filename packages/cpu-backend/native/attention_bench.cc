@@ -1,10 +1,10 @@
 // Checks and times the kernels of attention, rope, embedding, loss and random numbers.
 //
-//   attention_bench --check [name]   every kernel against the plain float64 code of *_check.inl: odd sizes, each
-//   instruction
-//                                    set, 1 and 2 threads, guard bytes around every buffer, gradients by finite
-//                                    differences
-//   attention_bench --bench [name]   GFLOP/s beside the peak (of the dot product if it is in use), GB/s beside a copy, measured in the same run
+//   attention_bench --check [name]   every kernel against the plain float64 code of *_check.inl: odd sizes, each instruction
+//                                    set, with FMA and dot products, 1 and 2 threads, guard bytes around every buffer,
+//                                    gradients by finite differences
+//   attention_bench --bench [name]   GFLOP/s beside the peak (of the dot product if it is in use), GB/s beside a copy,
+//                                    measured in the same run
 //
 // A process fixes its instruction set once, so --check forks a child for each.
 #include <sys/wait.h>
@@ -37,8 +37,8 @@ int checkOne(const std::string& only) {
     counter = {};
     c.run();
     std::printf("%-8s %s %d threads  %-20s %5lld checks, %lld failed, worst %.2f of the tolerance\n", isaName(isa()),
-                preferDot() ? "dot" : "fma", numThreads(), c.name, static_cast<long long>(counter.checks), static_cast<long long>(counter.failures),
-                counter.worst);
+                preferDot() ? "dot" : "fma", numThreads(), c.name, static_cast<long long>(counter.checks),
+                static_cast<long long>(counter.failures), counter.worst);
     std::fflush(stdout);
     if (counter.failures) return 1;
   }
@@ -79,8 +79,9 @@ void benchAttention() {
     int64_t seq, batch, heads, kvHeads, dim;
   };
   for (const Shape s :
-       {Shape{256, 4, 12, 12, 64}, Shape{256, 4, 12, 12, 128}, Shape{512, 2, 12, 12, 64}, Shape{1024, 1, 12, 12, 64}, Shape{1024, 1, 12, 12, 128},
-        Shape{64, 16, 6, 6, 64}, Shape{1024, 1, 12, 4, 64}, Shape{1024, 1, 1, 1, 64}, Shape{256, 4, 6, 6, 32}})
+       {Shape{256, 4, 12, 12, 64}, Shape{256, 4, 12, 12, 128}, Shape{512, 2, 12, 12, 64}, Shape{1024, 1, 12, 12, 64},
+        Shape{1024, 1, 12, 12, 128}, Shape{64, 16, 6, 6, 64}, Shape{1024, 1, 12, 4, 64}, Shape{1024, 1, 1, 1, 64},
+        Shape{256, 4, 6, 6, 32}})
     for (DType type : {DType::bf16, DType::f32}) {
       const int64_t rows = s.seq * s.batch, wide = (s.heads + 2 * s.kvHeads) * s.dim;
       Buffer qkv(type, rows * wide, 1), y(type, rows * s.heads * s.dim), lse(DType::f32, rows * s.heads),

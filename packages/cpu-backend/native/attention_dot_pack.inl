@@ -18,8 +18,8 @@ inline void packBf16Rows(uint16_t* out, int64_t width, int64_t padded, const Hea
   if (padded > count) memset(out, 0, size_t((padded - count) * width) * sizeof(uint16_t));
 }
 
-/// f(t, rows, stride) for sixteen rows from t = 0, 16, … of a head, zero from `count` and dim on: where they lie, if nothing
-/// has to be padded, else in `copy`.
+/// f(t, rows, stride) for sixteen rows from t = 0, 16, … of a head, zero from `count` and dim on: where they lie, if
+/// nothing has to be padded, else in `copy`.
 template <class F>
 FP8_INLINE void forSixteenRows(const HeadView& x, int64_t b, int64_t head, int64_t dim, int64_t width, int64_t count,
                                uint16_t* copy, F f) {
