@@ -7,8 +7,8 @@
 //
 // With an FP8 gradient the scales of the new values are folded in as well (`scaledInside`): p, m and v are computed times their
 // scales, v times an even power of two so that its root is the scaled root. Every intermediate is then a power of two times the
-// one of adamwUpdate, and rounds alike, as long as none leaves the normal range: the smallest gradient that is not zero has a
-// square that does not (an f32 gradient may have any), and eps hides what roots of smaller numbers would differ in.
+// one of adamwUpdate, and rounds alike, as long as none leaves the normal range: the smallest FP8 gradient that is not zero has a
+// square that does not (an f32 gradient may have any).
 //
 // Casts leave out NaN and range, since a pass whose guessed scales or values turn out wrong is undone (adamw.cc): p sees
 // every NaN and infinity (m or v NaN makes u NaN; m infinite makes u infinite or NaN) but for v = inf, which its own amax
@@ -34,9 +34,12 @@ FP8_INLINE bool foldableInside(const AdamWJob& j) {
   const math::AdamWStep& s = j.step;
   const float least = j.gradInv * s.clip;
   const auto within = [](float x, float low, float high) { return x >= low && x <= high; };
-  const auto state = [&](const AdamWJob::State& x) { return within(x.inv, 0x1p-60f, 0x1p60f) && within(x.scale, 0x1p-60f, 0x1p60f) && isPowerOfTwo(x.scale); };
-  return within(least, 0x1p-48f, 0x1p40f) && s.oneMinusBeta1 >= 0x1p-10f && s.oneMinusBeta2 >= 0x1p-10f && within(s.step, 0x1p-30f, 0x1p10f) &&
-         within(s.rootCorrection2, 1.0f, 0x1p10f) && state(j.p) && state(j.m) && isPowerOfTwo(j.v.scale) && j.v.inv <= 0x1p20f;
+  const auto state = [&](const AdamWJob::State& x) {
+    return within(x.inv, 0x1p-60f, 0x1p60f) && within(x.scale, 0x1p-60f, 0x1p60f) && isPowerOfTwo(x.scale);
+  };
+  return within(least, 0x1p-48f, 0x1p40f) && s.oneMinusBeta1 >= 0x1p-10f && s.oneMinusBeta2 >= 0x1p-10f &&
+         (s.step == 0.0f || within(s.step, 0x1p-30f, 0x1p10f)) && within(s.rootCorrection2, 1.0f, 0x1p10f) && state(j.p) && state(j.m) &&
+         isPowerOfTwo(j.v.scale) && j.v.inv <= 0x1p20f;
 }
 
 /// Of 2^(2k): 2^k.
@@ -54,7 +57,7 @@ AdamWStats foldedRange(const AdamWJob& job, int64_t begin, int64_t end) {
   M* const m = static_cast<M*>(job.m.data);
   V* const v = static_cast<V*>(job.v.data);
   const G* const grad = static_cast<const G*>(job.grad);
-  // What p, m and v are computed times of, inside; v is stored times twice that if its scale is an odd power of two.
+  // By what p, m and v are multiplied inside; v is stored times twice that if its scale is an odd power of two.
   const bool oddV = scaledInside && (fp8lm::bitsOf(job.v.scale) >> 23 & 1) == 0;
   const float byP = scaledInside ? job.p.scale : 1.0f, byM = scaledInside ? job.m.scale : 1.0f;
   const float byV = scaledInside ? oddV ? job.v.scale * 0.5f : job.v.scale : 1.0f, rootByV = rootOfPower(byV);

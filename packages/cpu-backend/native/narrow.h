@@ -22,6 +22,7 @@ template <class Y, int mantissa> struct Words {
 
   /// `one`: the exponent field of a word whose code is that of 1.
   FP8_INLINE explicit Words(int one) : usable(one + smallest >= 1 && one + smallest < top) {
+    if (!usable) one = -smallest;
     const int first = (one + smallest) << mantissa, last = (one + largest) << mantissa | 3 << (mantissa - 2);
     const int finite = (top + 1) << mantissa;
     low = _mm512_set1_epi16(int16_t(first));
