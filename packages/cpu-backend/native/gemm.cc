@@ -308,7 +308,8 @@ struct Problem {
     job.packedB = packedB;
     job.partial = kBlocks > 1 ? ownPartial.atLeast<float>((part.m1 - part.m0) * part.widest * t.mr * t.nr) : nullptr;
     // A source that runs along M has its k rows pages apart: taking 64 columns of each amortises the TLB miss.
-    job.group = plan.shareA ? std::max<int64_t>(1, kGroupWork / std::max<int64_t>(1, t.mr * job.cols * steps * t.kUnit)) : (a.alongK ? kRows : kColumns) / t.mr;
+    if (plan.shareA) job.group = std::max<int64_t>(1, kGroupWork / std::max<int64_t>(1, t.mr * job.cols * steps * t.kUnit));
+    else job.group = (a.alongK ? kRows : kColumns) / t.mr;
     for (int64_t block = 0; block < kBlocks; ++block) {
       t.packB[b.kind][b.alongK](b.at(job.col, kBegin(block)), b.ld, job.cols, kCount(block), packedB);
       job.block = block;

@@ -55,8 +55,8 @@ constexpr bool recodes = (isSame<Y, E4M3> || isSame<Y, E5M2>)&&(isSame<X, BF16> 
 template <class Y, class X> constexpr bool recodes = false;
 #endif
 
-/// FP8 codes straight from stored bf16 or f16, where the scales are powers of two. `on` goes out where the tensor holds too many codes
-/// that are not normal. Here: from other types, never.
+/// FP8 codes straight from stored bf16 or f16, where the scales are powers of two. `on` goes out where too many codes are not
+/// normal. Here: from other types, never.
 template <class Y, class X, bool = recodes<Y, X>> struct Recode {
   static constexpr bool on = false;
   FP8_INLINE Recode(float, float) {}
@@ -67,7 +67,7 @@ template <class Y, class X> struct Recode<Y, X, true> {
   static constexpr int mantissa = isSame<X, F16> ? 10 : 7;
   Words<Y, mantissa> words;
   bool on;
-  int misses = 0;  // eight for a group that was tried in vain, which costs as much again as it would have saved, less one for a success
+  int misses = 0;  // eight for a group that was tried in vain, less one for a success
   __m512i largest = _mm512_setzero_si512();
 
   static FP8_INLINE int exponentOf(float x) { return int(fp8lm::bitsOf(x) >> 23) - 127; }
