@@ -30,6 +30,22 @@ template <Kind kind> struct Fp8Bytes {
   }
 };
 
+/// Where permutex2var finds the columns of two steps of k, as loaded, for each vector of `Pairs::mix`.
+struct MixOrder {
+  alignas(64) uint8_t codes[2][64]{};
+  alignas(64) uint16_t words[2][32]{};
+  constexpr MixOrder() {
+    for (int v = 0; v < 2; ++v) {
+      for (int i = 0; i < 64; ++i) {  // lane L: columns 4L .. 4L + 3, then 16 + 4L ..; each even, odd
+        const int lane = i / 16, at = i % 16, column = 32 * v + at / 8 * 16 + 4 * lane + at % 8 / 2;
+        codes[v][i] = uint8_t(column + at % 2 * 64);
+      }
+      for (int i = 0; i < 32; ++i) words[v][i] = uint16_t(16 * v + i / 2 + i % 2 * 32);
+    }
+  }
+};
+constexpr MixOrder kMixOrder;
+
 /// Turns stored bytes into vectors of 16 bf16 pairs. One object a packing call: it holds the tables in registers.
 template <Kind kind> struct Pairs {
   static constexpr bool fp8 = kind == kE4m3 || kind == kE5m2;
@@ -42,18 +58,9 @@ template <Kind kind> struct Pairs {
       high0 = _mm512_load_si512(t.high), high1 = _mm512_load_si512(t.high + 64);
       // In a 128-bit lane of dwords c0 c1 c2 c3: the pairs c0 c1 of four rows, then their pairs c2 c3.
       order = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
-      alignas(64) uint8_t index[2][64];
-      for (int v = 0; v < 2; ++v)
-        for (int i = 0; i < 64; ++i) {  // lane L: columns 4L .. 4L + 3, then 16 + 4L ..; each even, odd
-          const int lane = i / 16, at = i % 16, column = 32 * v + at / 8 * 16 + 4 * lane + at % 8 / 2;
-          index[v][i] = uint8_t(column + (at % 2) * 64);
-        }
-      mix0 = _mm512_load_si512(index[0]), mix1 = _mm512_load_si512(index[1]);
+      mix0 = _mm512_load_si512(kMixOrder.codes[0]), mix1 = _mm512_load_si512(kMixOrder.codes[1]);
     } else {
-      alignas(64) uint16_t index[2][32];
-      for (int v = 0; v < 2; ++v)
-        for (int i = 0; i < 32; ++i) index[v][i] = uint16_t(16 * v + i / 2 + i % 2 * 32);
-      mix0 = _mm512_load_si512(index[0]), mix1 = _mm512_load_si512(index[1]);
+      mix0 = _mm512_load_si512(kMixOrder.words[0]), mix1 = _mm512_load_si512(kMixOrder.words[1]);
     }
   }
 

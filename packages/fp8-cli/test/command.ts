@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { afterAll } from 'vitest';
+import { afterAll, expect } from 'vitest';
 
 export const bin = fileURLToPath(new URL('../bin/fp8lm.mjs', import.meta.url));
 
@@ -29,6 +29,15 @@ export function finish(child: ReturnType<typeof start>): Promise<Finished> {
 }
 
 export const fp8lm = (...args: string[]): Promise<Finished> => finish(start(args));
+
+/** A mistake of the user's: one line on stderr, which `line` matches, nothing on stdout, exit code 2. */
+export async function expectRefused(args: readonly string[], line: RegExp): Promise<void> {
+  const { code, stdout, stderr } = await fp8lm(...args);
+  expect(stderr).toMatch(/^fp8lm: [^\n]+\n$/);
+  expect(stderr).toMatch(line);
+  expect(stdout).toBe('');
+  expect(code).toBe(2);
+}
 
 /** The objects of `--json`; throws if a line is not JSON. */
 export const jsonLines = (stdout: string): Record<string, never>[] =>

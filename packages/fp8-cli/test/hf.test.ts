@@ -2,7 +2,7 @@ import { existsSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { beforeAll, expect, test } from 'vitest';
-import { fp8lm, jsonLines, ownFolder, tinyRun } from './command.ts';
+import { expectRefused, fp8lm, jsonLines, ownFolder, tinyRun } from './command.ts';
 
 const folder = ownFolder();
 const tiny = tinyRun(folder);
@@ -104,10 +104,6 @@ test.each<[args: string[], line: RegExp]>([
   ],
   [['train', '--init', llama, '--data', 'random', '--seq', '32'], /seq 32 exceeds the model's 16 positions/],
 ])('%j is refused with one line and exit code 2', async (args, line) => {
-  const { code, stdout, stderr } = await fp8lm(...args);
-  expect(stderr).toMatch(/^fp8lm: [^\n]+\n$/);
-  expect(stderr).toMatch(line);
-  expect(stdout).toBe('');
-  expect(code).toBe(2);
+  await expectRefused(args, line);
   expect(existsSync(path('x'))).toBe(false);
 });
